@@ -1,0 +1,150 @@
+//! Compression with a cap on what comes out.
+
+use std::io::{self, Read, Write};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+/// zstd level of everything Tepui compresses; higher ones cost much and gain
+/// little on batches of a few kilobytes.
+const ZSTD_LEVEL: i32 = 3;
+
+/// Why bytes could not be unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The bytes unpack to more than is allowed.
+    #[error("packed bytes hold more than {cap} bytes")]
+    TooLarge {
+        /// The cap in bytes.
+        cap: usize,
+    },
+    /// The bytes are not of the format.
+    #[error("cannot unpack {format} bytes")]
+    Corrupt {
+        /// `gzip` or `zstd`.
+        format: &'static str,
+        /// What the decoder said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Reads all of `reader`, at most `cap` bytes.
+fn read_capped(reader: impl Read, cap: usize, format: &'static str) -> Result<Vec<u8>, CodecError> {
+    let mut out = Vec::new();
+    let limit = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
+    reader
+        .take(limit)
+        .read_to_end(&mut out)
+        .map_err(|source| CodecError::Corrupt { format, source })?;
+    if out.len() > cap {
+        return Err(CodecError::TooLarge { cap });
+    }
+    Ok(out)
+}
+
+/// Unpacks gzip, all members, to at most `cap` bytes.
+///
+/// # Errors
+///
+/// [`CodecError::TooLarge`] past the cap, [`CodecError::Corrupt`] otherwise.
+pub fn gunzip(bytes: &[u8], cap: usize) -> Result<Vec<u8>, CodecError> {
+    read_capped(flate2::read::MultiGzDecoder::new(bytes), cap, "gzip")
+}
+
+/// Packs `bytes` as gzip.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder
+        .write_all(bytes)
+        .and_then(|()| encoder.finish())
+        .expect("writing to a Vec does not fail")
+}
+
+/// Whether `bytes` begin as gzip does.
+pub fn is_gzip(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
+/// Unpacks zstd to at most `cap` bytes.
+///
+/// # Errors
+///
+/// [`CodecError::TooLarge`] past the cap, [`CodecError::Corrupt`] otherwise.
+pub fn unzstd(bytes: &[u8], cap: usize) -> Result<Vec<u8>, CodecError> {
+    let mut decoder =
+        zstd::stream::read::Decoder::with_buffer(bytes).map_err(|source| CodecError::Corrupt {
+            format: "zstd",
+            source,
+        })?;
+    // A window of 8 MiB is more than any batch of ours asks for.
+    decoder
+        .window_log_max(23)
+        .map_err(|source| CodecError::Corrupt {
+            format: "zstd",
+            source,
+        })?;
+    read_capped(decoder, cap, "zstd")
+}
+
+/// Packs `bytes` as one zstd frame.
+///
+/// # Errors
+///
+/// [`CodecError::Corrupt`] when the encoder cannot get memory.
+pub fn zstd(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
+    zstd::stream::encode_all(bytes, ZSTD_LEVEL).map_err(|source| CodecError::Corrupt {
+        format: "zstd",
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn bombs_stop_at_the_cap() {
+        let zeros = vec![0; 4 << 20];
+        let packed = gzip(&zeros);
+        assert!(packed.len() < 8192);
+        assert!(matches!(
+            gunzip(&packed, 1 << 20),
+            Err(CodecError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            unzstd(&zstd(&zeros).unwrap(), 1 << 20),
+            Err(CodecError::TooLarge { .. })
+        ));
+        assert_eq!(gunzip(&packed, zeros.len()).unwrap(), zeros);
+    }
+
+    #[test]
+    fn truncated_bytes_are_corrupt() {
+        let packed = gzip(b"hello hello hello");
+        assert!(matches!(
+            gunzip(&packed[..packed.len() - 9], 100),
+            Err(CodecError::Corrupt { .. })
+        ));
+        let packed = zstd(b"hello hello hello").unwrap();
+        assert!(matches!(
+            unzstd(&packed[..packed.len() - 3], 100),
+            Err(CodecError::Corrupt { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn unpacking_undoes_packing(bytes: Vec<u8>) {
+            prop_assert_eq!(gunzip(&gzip(&bytes), bytes.len()).unwrap(), bytes.clone());
+            prop_assert_eq!(unzstd(&zstd(&bytes).unwrap(), bytes.len()).unwrap(), bytes);
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _gunzip = gunzip(&bytes, 1000);
+            let _unzstd = unzstd(&bytes, 1000);
+        }
+    }
+}
