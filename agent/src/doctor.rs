@@ -1,0 +1,435 @@
+//! `agent doctor`: what can be sampled here, what is missing, and the line
+//! that fixes it. The same record goes to the collector when the agent starts,
+//! so that "why is there no data" is answered there, too.
+//!
+//! Judging is pure ([`Host`] to [`Check`]s); reading is done once, up front.
+
+use std::fmt::{self, Write as _};
+use std::fs;
+
+use serde::Serialize;
+
+use crate::config::{Config, ConfigError, EndpointChoice};
+use crate::ship::CapabilityLine;
+use crate::source::endpoint::{Client, TargetState, find_once};
+use crate::source::perf;
+use crate::target::{Process, Selection, Tracker, cgroup};
+
+/// Numbers of capabilities, from linux/capability.h.
+const CAP_SYS_PTRACE: u32 = 19;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+/// Filter mode of `Seccomp:` in `/proc/PID/status`.
+const SECCOMP_FILTER: u64 = 2;
+/// Highest `perf_event_paranoid` that lets an unprivileged user sample.
+const MAX_PARANOID: i64 = 2;
+/// Least locked memory per CPU that a sampler can do with, in KiB.
+const MIN_MLOCK_KIB: i64 = 64;
+
+/// One thing the agent would like to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Name, for example `perf_event_open`.
+    pub name: &'static str,
+    /// Whether it can.
+    pub available: bool,
+    /// What was seen.
+    pub detail: String,
+    /// What to change; empty when nothing needs to be.
+    pub fix: String,
+}
+
+/// Everything that was checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Name of the target's oldest process; empty when there is none.
+    #[serde(skip)]
+    pub target_name: String,
+    /// The checks, in the order of importance.
+    pub checks: Vec<Check>,
+}
+
+/// What the kernel says of this agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Host {
+    uid: u64,
+    capabilities: u64,
+    bounding: u64,
+    seccomp: u64,
+    paranoid: Option<i64>,
+    mlock_kib: Option<i64>,
+}
+
+/// What the kernel says of the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Target {
+    pid: i32,
+    name: String,
+    processes: usize,
+    uid: u64,
+    capabilities: u64,
+    perf_refusal: Option<String>,
+    maps_are_readable: bool,
+    root_is_readable: bool,
+    limit_millicores: u32,
+}
+
+fn check(name: &'static str, available: bool, detail: String, fix: impl Into<String>) -> Check {
+    Check {
+        name,
+        available,
+        detail,
+        fix: if available { String::new() } else { fix.into() },
+    }
+}
+
+/// A field of `/proc/PID/status`.
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map_or("", str::trim)
+}
+
+fn hexadecimal(text: &str) -> u64 {
+    u64::from_str_radix(text, 16).unwrap_or(0)
+}
+
+fn effective_uid(status: &str) -> u64 {
+    let mut ids = field(status, "Uid").split_whitespace();
+    ids.nth(1).and_then(|id| id.parse().ok()).unwrap_or(0)
+}
+
+fn kernel_number(name: &str) -> Option<i64> {
+    let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
+    text.trim().parse().ok()
+}
+
+impl Host {
+    fn read() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        Self {
+            paranoid: kernel_number("perf_event_paranoid"),
+            mlock_kib: kernel_number("perf_event_mlock_kb"),
+            ..Self::parse(&status)
+        }
+    }
+
+    fn parse(status: &str) -> Self {
+        Self {
+            uid: effective_uid(status),
+            capabilities: hexadecimal(field(status, "CapEff")),
+            bounding: hexadecimal(field(status, "CapBnd")),
+            seccomp: field(status, "Seccomp").parse().unwrap_or(0),
+            paranoid: None,
+            mlock_kib: None,
+        }
+    }
+
+    fn has(&self, capability: u32) -> bool {
+        self.capabilities >> capability & 1 == 1
+    }
+
+    fn may_monitor(&self) -> bool {
+        self.has(CAP_PERFMON) || self.has(CAP_SYS_ADMIN)
+    }
+}
+
+impl Target {
+    fn read(processes: &[Process]) -> Option<Self> {
+        let first = processes.first()?;
+        let pid = first.pid;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        Some(Self {
+            pid,
+            name: first.name.clone(),
+            processes: processes.len(),
+            uid: effective_uid(&status),
+            capabilities: hexadecimal(field(&status, "CapPrm")),
+            perf_refusal: perf::probe(pid)
+                .err()
+                .map(|error| proto::status::chain(&error)),
+            maps_are_readable: fs::read(format!("/proc/{pid}/maps")).is_ok(),
+            root_is_readable: fs::read_dir(format!("/proc/{pid}/root/")).is_ok(),
+            limit_millicores: cgroup::read(pid).limit_millicores,
+        })
+    }
+}
+
+/// The line that lets perf sample this target.
+fn perf_fix(host: &Host, target: &Target) -> String {
+    let is_same_user = host.uid == target.uid && target.capabilities & !host.capabilities == 0;
+    if !host.may_monitor() && host.paranoid.is_some_and(|level| level > MAX_PARANOID) {
+        return "sysctl -w kernel.perf_event_paranoid=2 on the node, or add capability PERFMON to the agent"
+            .to_owned();
+    }
+    let bounding_opens = host.bounding >> CAP_PERFMON & 1 == 1;
+    if host.seccomp == SECCOMP_FILTER && !bounding_opens && !host.may_monitor() {
+        return "securityContext.capabilities.add: [\"PERFMON\"] for the agent opens the seccomp filter"
+            .to_owned();
+    }
+    if !is_same_user && !host.has(CAP_SYS_PTRACE) {
+        return format!(
+            "securityContext.runAsUser: {} for the agent (the target's user), or add capabilities PERFMON and SYS_PTRACE",
+            target.uid
+        );
+    }
+    "lower the sampler's needs: fewer agents of one user per node, or add capability PERFMON"
+        .to_owned()
+}
+
+fn judge(host: &Host, target: Option<&Target>, wanted: &str) -> Vec<Check> {
+    let level = |value: Option<i64>| value.map_or("unknown".to_owned(), |v| v.to_string());
+    let Some(target) = target else {
+        let fix = "shareProcessNamespace: true in the pod's spec, or name the target with --pid, --name or --command";
+        let detail = format!("no process matches {wanted}");
+        return vec![check("target", false, detail, fix)];
+    };
+    let (pid, name) = (target.pid, &target.name);
+    let found = format!(
+        "{name}, pid {pid}, user {}, {} processes",
+        target.uid, target.processes
+    );
+    let privileges = format!(
+        "user {}, seccomp {}, perf_event_paranoid {}, PERFMON {}, SYS_PTRACE {}",
+        host.uid,
+        host.seccomp,
+        level(host.paranoid),
+        if host.may_monitor() { "yes" } else { "no" },
+        if host.has(CAP_SYS_PTRACE) {
+            "yes"
+        } else {
+            "no"
+        },
+    );
+    let perf_detail = match &target.perf_refusal {
+        None => format!("cpu is sampled with perf events ({privileges})"),
+        Some(refusal) => format!("{refusal} ({privileges})"),
+    };
+    let is_readable = target.maps_are_readable && target.root_is_readable;
+    let memory_detail = if is_readable {
+        format!("/proc/{pid}/maps and /proc/{pid}/root are readable: stacks and names are complete")
+    } else {
+        format!("/proc/{pid}/maps or /proc/{pid}/root cannot be read: no names, no unwinding")
+    };
+    let memory_fix = format!(
+        "securityContext.runAsUser: {} for the agent, or add capability SYS_PTRACE",
+        target.uid
+    );
+    let mlock = host.mlock_kib.unwrap_or(0);
+    let limit = match target.limit_millicores {
+        0 => "the target's cgroup has no cpu limit, or it cannot be seen".to_owned(),
+        limit => format!("the target's cgroup is limited to {limit} thousandths of a core"),
+    };
+    vec![
+        check("target", true, found, ""),
+        check(
+            "perf_event_open",
+            target.perf_refusal.is_none(),
+            perf_detail,
+            perf_fix(host, target),
+        ),
+        check("process_files", is_readable, memory_detail, memory_fix),
+        check(
+            "locked_memory",
+            mlock >= MIN_MLOCK_KIB || host.may_monitor(),
+            format!(
+                "perf_event_mlock_kb is {}, shared by all agents of a user",
+                level(host.mlock_kib)
+            ),
+            "sysctl -w kernel.perf_event_mlock_kb=516 on the node",
+        ),
+        check("cgroup_cpu_limit", target.limit_millicores > 0, limit, ""),
+    ]
+}
+
+fn processes(config: &Config) -> Result<(Selection, Vec<Process>), ConfigError> {
+    let selection = config.selection()?;
+    let found = Tracker::new(selection.clone()).and_then(|mut tracker| {
+        tracker.scan()?;
+        Ok(tracker.processes())
+    });
+    Ok((selection, found.unwrap_or_default()))
+}
+
+fn wanted(selection: &Selection) -> String {
+    match selection {
+        Selection::Pid(pid) => format!("pid {pid}"),
+        Selection::Name(name) => format!("name {name:?}"),
+        Selection::Command(regex) => format!("command {:?}", regex.as_str()),
+        Selection::Others => "(any other process of this PID namespace)".to_owned(),
+    }
+}
+
+/// Checks this host and the processes of the target, without a request to it.
+pub fn examine_host(config: &Config) -> Report {
+    match processes(config) {
+        Ok((selection, processes)) => {
+            let target = Target::read(&processes);
+            Report {
+                checks: judge(&Host::read(), target.as_ref(), &wanted(&selection)),
+                target_name: target.map(|target| target.name).unwrap_or_default(),
+            }
+        }
+        Err(error) => Report {
+            target_name: String::new(),
+            checks: vec![check("target", false, error.to_string(), "")],
+        },
+    }
+}
+
+/// Checks everything, also whether the target has an endpoint.
+pub async fn examine(config: &Config) -> Report {
+    let mut report = examine_host(config);
+    let processes = processes(config)
+        .map(|(_, found)| found)
+        .unwrap_or_default();
+    let state = TargetState {
+        started: processes.first().map(|p| p.started).unwrap_or_default(),
+        processes,
+        may_be_unseen: matches!(config.selection(), Ok(Selection::Others)),
+        is_sampled_by_perf: None,
+    };
+    let found = match Client::new() {
+        Ok(client) => find_once(&client, &config.endpoint.url, &state).await,
+        Err(_) => None,
+    };
+    let detail = match (&found, &config.endpoint.url) {
+        (Some(found), _) => format!("{}: heap, goroutine, mutex, block, threadcreate", found.url),
+        (None, EndpointChoice::Off) => "switched off by endpoint.url".to_owned(),
+        (None, EndpointChoice::Auto | EndpointChoice::Url(_)) => {
+            "no listening port of the target answers as Go's /debug/pprof".to_owned()
+        }
+    };
+    report.checks.push(check(
+        "go_pprof_endpoint",
+        found.is_some(),
+        detail,
+        "in a Go program: import _ \"net/http/pprof\" and serve http on 127.0.0.1:6060",
+    ));
+    report
+}
+
+impl Report {
+    /// The record that the collector is told.
+    pub fn capabilities(&self) -> Vec<CapabilityLine> {
+        let lines = self.checks.iter().map(|check| CapabilityLine {
+            name: check.name.to_owned(),
+            available: check.available,
+            detail: if check.fix.is_empty() {
+                check.detail.clone()
+            } else {
+                format!("{}; fix: {}", check.detail, check.fix)
+            },
+        });
+        lines.collect()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for check in &self.checks {
+            let mark = if check.available { "yes" } else { "no " };
+            let mut line = format!("{mark}  {:<18} {}", check.name, check.detail);
+            if !check.fix.is_empty() {
+                write!(line, "\n     {:<18} fix: {}", "", check.fix)?;
+            }
+            writeln!(f, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn sandboxed() -> Host {
+        Host {
+            uid: 1000,
+            seccomp: SECCOMP_FILTER,
+            paranoid: Some(2),
+            mlock_kib: Some(516),
+            ..Host::default()
+        }
+    }
+
+    fn refused(uid: u64) -> Target {
+        Target {
+            pid: 7,
+            name: "logger".to_owned(),
+            processes: 2,
+            uid,
+            perf_refusal: Some("permission denied".to_owned()),
+            maps_are_readable: true,
+            root_is_readable: true,
+            ..Target::default()
+        }
+    }
+
+    #[test]
+    fn each_obstacle_has_its_own_line_to_fix_it() {
+        let with = |change: fn(&mut Host)| {
+            let mut host = sandboxed();
+            change(&mut host);
+            host
+        };
+        for (host, target, expected) in [
+            (sandboxed(), refused(1000), "PERFMON"),
+            (
+                with(|h| h.paranoid = Some(4)),
+                refused(1000),
+                "kernel.perf_event_paranoid=2",
+            ),
+            (with(|h| h.seccomp = 0), refused(2000), "runAsUser: 2000"),
+            (
+                with(|h| h.bounding = 1 << CAP_PERFMON),
+                refused(2000),
+                "runAsUser: 2000",
+            ),
+            (
+                with(|h| h.capabilities = 1 << CAP_PERFMON | 1 << CAP_SYS_PTRACE),
+                refused(2000),
+                "fewer agents",
+            ),
+        ] {
+            let fix = perf_fix(&host, &target);
+            assert!(fix.contains(expected), "{host:?}: {fix}");
+        }
+    }
+
+    #[test]
+    fn without_a_target_the_pod_is_to_be_changed() {
+        let checks = judge(&sandboxed(), None, "pid 9");
+        assert_eq!(checks.len(), 1);
+        assert!(checks[0].fix.contains("shareProcessNamespace"));
+    }
+
+    #[test]
+    fn the_report_reads_as_text_and_json() {
+        let report = Report {
+            target_name: String::new(),
+            checks: judge(&sandboxed(), Some(&refused(1000)), "").split_off(1),
+        };
+        expect![[r#"
+            no   perf_event_open    permission denied (user 1000, seccomp 2, perf_event_paranoid 2, PERFMON no, SYS_PTRACE no)
+                                    fix: securityContext.capabilities.add: ["PERFMON"] for the agent opens the seccomp filter
+            yes  process_files      /proc/7/maps and /proc/7/root are readable: stacks and names are complete
+            yes  locked_memory      perf_event_mlock_kb is 516, shared by all agents of a user
+            no   cgroup_cpu_limit   the target's cgroup has no cpu limit, or it cannot be seen
+        "#]]
+        .assert_eq(&report.to_string());
+        expect![[r#"{"checks":[{"name":"locked_memory","available":true,"detail":"perf_event_mlock_kb is 516, shared by all agents of a user","fix":""}]}"#]]
+        .assert_eq(&serde_json::to_string(&Report { target_name: String::new(), checks: vec![report.checks[2].clone()] }).unwrap());
+    }
+
+    #[test]
+    fn the_status_file_is_read_by_name() {
+        let status = "Name:\tagent\nUid:\t0\t1000\t0\t0\nCapEff:\t0000004000080000\nCapBnd:\tff\nSeccomp:\t2\n";
+        let host = Host::parse(status);
+        assert_eq!((host.uid, host.bounding, host.seccomp), (1000, 0xff, 2));
+        assert!(host.has(CAP_PERFMON) && host.has(CAP_SYS_PTRACE) && !host.has(CAP_SYS_ADMIN));
+        assert_eq!(Host::parse("garbage"), Host::default());
+    }
+}

@@ -1,0 +1,444 @@
+//! The thread beside the target: follows its processes, samples their CPU, and
+//! closes a window at each multiple of the window's length.
+//!
+//! It is a plain thread, so that no task can hold up sampling. It sleeps
+//! between looks at `/proc` ([`SCAN_EVERY`]) and borders of windows; its queue
+//! is bounded, and a window that finds it full is dropped and counted.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::window::{Clock, UnixNanos, Window};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::source::endpoint::TargetState;
+use crate::source::{Collected, CpuSampler, OpenSampler};
+use crate::target::{Changes, SCAN_EVERY, Selection, TargetError, Tracker, Usage};
+
+/// Time after which a sampler that could not be opened is tried again.
+const REOPEN_AFTER: Duration = Duration::from_secs(60);
+/// Longest sleep in the sampler, which a shutdown has to wait for.
+const MAX_POLL: Duration = Duration::from_millis(250);
+
+/// What was seen of the target over one window.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// The window, whole.
+    pub window: Window,
+    /// How much of it was watched.
+    pub watched: Duration,
+    /// What the kernel accounted to the target meanwhile.
+    pub usage: Usage,
+    /// Name of the target's oldest process; empty when there is none.
+    pub name: String,
+    /// CPU samples, when a sampler ran.
+    pub collected: Option<Collected>,
+}
+
+/// Watches one target; see the module.
+pub struct Observer {
+    tracker: Tracker,
+    open: Option<OpenSampler>,
+    window: Duration,
+    clock: Arc<dyn Clock>,
+    may_be_unseen: bool,
+    target: watch::Sender<TargetState>,
+    observations: mpsc::Sender<Observation>,
+    shutdown: CancellationToken,
+}
+
+/// An observer at work. Its sampler never leaves the thread it was opened on.
+struct Watch {
+    observer: Observer,
+    sampler: Option<Box<dyn CpuSampler>>,
+    reopen_at: Instant,
+    dropped_windows: u64,
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer")
+            .field("window", &self.window)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where an observer tells what it sees.
+#[derive(Debug)]
+pub struct Outlets {
+    /// The target as it is now.
+    pub target: watch::Sender<TargetState>,
+    /// One observation per window; dropped and counted when full.
+    pub observations: mpsc::Sender<Observation>,
+}
+
+impl Observer {
+    /// Returns an observer of `selection`. Without `open` no CPU is sampled.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError`] if `/proc` cannot be read.
+    pub fn new(
+        selection: Selection,
+        open: Option<OpenSampler>,
+        window: Duration,
+        clock: Arc<dyn Clock>,
+        outlets: Outlets,
+        shutdown: CancellationToken,
+    ) -> Result<Self, TargetError> {
+        Ok(Self {
+            may_be_unseen: matches!(selection, Selection::Others),
+            tracker: Tracker::new(selection)?,
+            open,
+            window,
+            clock,
+            target: outlets.target,
+            observations: outlets.observations,
+            shutdown,
+        })
+    }
+
+    /// Watches until the shutdown, or until a target that was selected by its
+    /// id has ended. The last window is closed early.
+    pub fn run(self) {
+        let watch = Watch {
+            observer: self,
+            sampler: None,
+            reopen_at: Instant::now(),
+            dropped_windows: 0,
+        };
+        watch.run();
+    }
+}
+
+impl Watch {
+    fn run(mut self) {
+        let (window, clock) = (self.observer.window, Arc::clone(&self.observer.clock));
+        let mut next_scan = Instant::now();
+        let mut begun = clock.now();
+        let mut start = begun.floor(window);
+        loop {
+            if Instant::now() >= next_scan {
+                self.scan();
+                next_scan = Instant::now() + SCAN_EVERY;
+            }
+            let is_last = self.observer.shutdown.is_cancelled() || self.observer.tracker.is_over();
+            let now = clock.now();
+            let end = start.saturating_add(window);
+            // The clock may have been set back before the window.
+            if is_last || now >= end || now < start {
+                self.close_window(start, now.since(begun).min(window));
+                next_scan = Instant::now() + SCAN_EVERY;
+                begun = now;
+                start = now.floor(window);
+            }
+            if is_last {
+                return;
+            }
+            let until_end = start.saturating_add(window).since(clock.now());
+            let until_scan = next_scan.saturating_duration_since(Instant::now());
+            self.wait(until_end.min(until_scan));
+        }
+    }
+
+    /// Sleeps, in the sampler if there is something to sample.
+    fn wait(&mut self, length: Duration) {
+        match &mut self.sampler {
+            Some(sampler) if sampler.has_targets() => {
+                if let Err(error) = sampler.poll(length.min(MAX_POLL)) {
+                    warn!(
+                        error = &*error as &dyn std::error::Error,
+                        "cpu sampler stopped"
+                    );
+                    self.give_up_sampler();
+                    self.publish();
+                }
+            }
+            // Unparked by the shutdown.
+            Some(_) | None => std::thread::park_timeout(length),
+        }
+    }
+
+    fn give_up_sampler(&mut self) {
+        self.sampler = None;
+        self.reopen_at = Instant::now() + REOPEN_AFTER;
+    }
+
+    fn scan(&mut self) {
+        match self.observer.tracker.scan() {
+            Ok(changes) => {
+                self.follow(&changes);
+                self.publish();
+            }
+            Err(error) => error!(
+                error = &error as &dyn std::error::Error,
+                "cannot look for the target"
+            ),
+        }
+    }
+
+    /// Lets the sampler follow the target.
+    fn follow(&mut self, changes: &Changes) {
+        let pids: Vec<i32> = self
+            .observer
+            .tracker
+            .processes()
+            .iter()
+            .map(|p| p.pid)
+            .collect();
+        if let Some(sampler) = &mut self.sampler {
+            for pid in &changes.removed {
+                sampler.remove_process(*pid);
+            }
+            for pid in &changes.added {
+                if let Err(error) = sampler.add_process(*pid) {
+                    debug!(
+                        pid,
+                        error = &*error as &dyn std::error::Error,
+                        "process is not sampled"
+                    );
+                }
+            }
+            if pids.is_empty() || sampler.has_targets() {
+                return;
+            }
+            self.give_up_sampler();
+        }
+        let is_due = !changes.added.is_empty() || Instant::now() >= self.reopen_at;
+        if let Some(open) = &mut self.observer.open
+            && is_due
+            && !pids.is_empty()
+        {
+            match open(&pids) {
+                Ok(sampler) => {
+                    info!(processes = pids.len(), "sampling cpu with perf events");
+                    self.sampler = Some(sampler);
+                }
+                Err(error) => {
+                    let error = &*error as &dyn std::error::Error;
+                    warn!(error, "perf events cannot be used; `agent doctor` says why");
+                    self.give_up_sampler();
+                }
+            }
+        }
+    }
+
+    /// Tells the other sources about the target, if something changed.
+    fn publish(&self) {
+        let processes = self.observer.tracker.processes();
+        let state = TargetState {
+            started: processes.first().map(|p| p.started).unwrap_or_default(),
+            processes,
+            may_be_unseen: self.observer.may_be_unseen,
+            is_sampled_by_perf: Some(self.sampler.is_some()),
+        };
+        self.observer.target.send_if_modified(|place| {
+            let changed = *place != state;
+            *place = state;
+            changed
+        });
+    }
+
+    fn close_window(&mut self, start: UnixNanos, watched: Duration) {
+        // Accounting must end where the window does.
+        self.scan();
+        let usage = self.observer.tracker.take_usage();
+        let end = start.saturating_add(self.observer.window);
+        let Ok(window) = Window::new(start, end) else {
+            return;
+        };
+        let observation = Observation {
+            window,
+            watched,
+            usage,
+            name: self
+                .observer
+                .tracker
+                .processes()
+                .first()
+                .map(|process| process.name.clone())
+                .unwrap_or_default(),
+            collected: self.sampler.as_mut().map(|sampler| sampler.collect(window)),
+        };
+        if self.observer.observations.try_send(observation).is_err() {
+            self.dropped_windows = self.dropped_windows.saturating_add(1);
+            error!(
+                dropped_windows = self.dropped_windows,
+                "window dropped: queue full"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::SamplerError;
+    use proto::window::SystemClock;
+    use std::process::{Child, Command};
+    use std::thread::JoinHandle;
+
+    const WINDOW: Duration = Duration::from_secs(1);
+
+    /// A process that waits until it is ended.
+    struct Sleeper(Child);
+
+    impl Sleeper {
+        fn start() -> Self {
+            Self(Command::new("sleep").arg("600").spawn().unwrap())
+        }
+
+        fn selection(&self) -> Selection {
+            Selection::Pid(i32::try_from(self.0.id()).unwrap())
+        }
+    }
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _killed = self.0.kill();
+            let _ended = self.0.wait();
+        }
+    }
+
+    #[derive(Debug)]
+    struct Fake {
+        targets: usize,
+        fails: bool,
+    }
+
+    impl CpuSampler for Fake {
+        fn add_process(&mut self, _pid: i32) -> Result<(), SamplerError> {
+            self.targets += 1;
+            Ok(())
+        }
+
+        fn remove_process(&mut self, _pid: i32) {
+            self.targets -= 1;
+        }
+
+        fn poll(&mut self, timeout: Duration) -> Result<(), SamplerError> {
+            if self.fails {
+                return Err("ring is gone".into());
+            }
+            std::thread::sleep(timeout);
+            Ok(())
+        }
+
+        fn collect(&mut self, window: Window) -> Collected {
+            Collected {
+                window,
+                observed_ns: 0,
+                lost_samples: 0,
+                dropped_labels: 0,
+                samples_count: 0,
+                groups: Vec::new(),
+            }
+        }
+
+        fn has_targets(&self) -> bool {
+            self.targets > 0
+        }
+    }
+
+    struct Watched {
+        thread: JoinHandle<()>,
+        target: watch::Receiver<TargetState>,
+        observations: mpsc::Receiver<Observation>,
+        shutdown: CancellationToken,
+    }
+
+    fn watch_with(selection: Selection, open: OpenSampler) -> Watched {
+        let (target, target_state) = watch::channel(TargetState::default());
+        let (send, observations) = mpsc::channel(64);
+        let shutdown = CancellationToken::new();
+        let outlets = Outlets {
+            target,
+            observations: send,
+        };
+        let clock = Arc::new(SystemClock);
+        let observer = Observer::new(
+            selection,
+            Some(open),
+            WINDOW,
+            clock,
+            outlets,
+            shutdown.clone(),
+        );
+        let observer = observer.unwrap();
+        Watched {
+            thread: std::thread::spawn(move || observer.run()),
+            target: target_state,
+            observations,
+            shutdown,
+        }
+    }
+
+    fn fake(fails: bool) -> OpenSampler {
+        Box::new(move |pids| {
+            let targets = pids.len();
+            Ok(Box::new(Fake { targets, fails }))
+        })
+    }
+
+    #[test]
+    fn windows_are_aligned_and_the_last_is_closed_when_the_target_ends() {
+        let mut sleeper = Sleeper::start();
+        let mut watched = watch_with(sleeper.selection(), fake(false));
+        let whole: Vec<Observation> = (0..2)
+            .map(|_| watched.observations.blocking_recv().unwrap())
+            .collect();
+        assert_eq!(whole[0].window.end(), whole[1].window.start());
+        for observation in &whole {
+            assert_eq!(observation.window.start().get() % 1_000_000_000, 0);
+            assert_eq!(observation.usage.processes_count, 1);
+            assert_eq!(observation.name, "sleep");
+            assert!(observation.collected.is_some());
+        }
+        assert!(whole[1].watched > Duration::from_millis(500));
+        assert_eq!(
+            watched.target.borrow_and_update().is_sampled_by_perf,
+            Some(true)
+        );
+
+        sleeper.0.kill().unwrap();
+        sleeper.0.wait().unwrap();
+        watched.thread.join().unwrap();
+        let last = std::iter::from_fn(|| watched.observations.try_recv().ok()).last();
+        assert_eq!(last.unwrap().usage.processes_count, 0);
+    }
+
+    #[test]
+    fn a_shutdown_closes_the_window_at_once() {
+        let sleeper = Sleeper::start();
+        let mut watched = watch_with(sleeper.selection(), fake(false));
+        watched.observations.blocking_recv().unwrap();
+        watched.shutdown.cancel();
+        watched.thread.thread().unpark();
+        watched.thread.join().unwrap();
+        let last = watched.observations.blocking_recv().unwrap();
+        assert!(last.watched < WINDOW);
+        assert_eq!(last.window.duration(), WINDOW);
+    }
+
+    #[test]
+    fn a_sampler_that_fails_leaves_cpu_to_the_endpoint() {
+        let refuse: OpenSampler = Box::new(|_| Err("not permitted".into()));
+        for open in [refuse, fake(true)] {
+            let sleeper = Sleeper::start();
+            let mut watched = watch_with(sleeper.selection(), open);
+            watched.observations.blocking_recv().unwrap();
+            let last = watched.observations.blocking_recv().unwrap();
+            assert!(last.collected.is_none());
+            assert_eq!(
+                watched.target.borrow_and_update().is_sampled_by_perf,
+                Some(false)
+            );
+            watched.shutdown.cancel();
+            watched.thread.thread().unpark();
+            watched.thread.join().unwrap();
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! `agent record`: one CPU profile to a file in pprof's format, no collector.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use proto::pprof::{PprofBuilder, PprofHead};
+use proto::profile::Column;
+use proto::value_type::{ProfileType, ValueType, ValueTypeError};
+use proto::window::{Clock, Window, WindowError};
+
+use crate::config::{CpuConfig, CpuSource, EndpointChoice};
+use crate::source::endpoint::{Client, EndpointError, TargetState, cpu_once, find_once};
+use crate::source::{Collected, CpuSampler, SamplerError, cpu_sampler};
+use crate::target::{SCAN_EVERY, Selection, TargetError, Tracker};
+
+/// Time between two reports of progress.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// What to record.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// Which processes.
+    pub selection: Selection,
+    /// How long, at least a second.
+    pub length: Duration,
+    /// Where to write; an existing file is replaced.
+    pub output: PathBuf,
+    /// How to sample.
+    pub cpu: CpuConfig,
+    /// Which endpoint, should it be asked.
+    pub endpoint: EndpointChoice,
+}
+
+/// What was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Samples taken.
+    pub samples_count: u64,
+    /// Different stacks among them.
+    pub stacks_count: usize,
+    /// Samples lost.
+    pub lost_samples: u64,
+    /// Where they came from: `perf` or `endpoint`.
+    pub source: &'static str,
+}
+
+/// Why nothing was recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// No process matches.
+    #[error("no process to record: check --pid, or run `agent doctor`")]
+    NoTarget,
+    /// Processes cannot be looked at.
+    #[error("cannot look for the target")]
+    Target(#[from] TargetError),
+    /// perf was asked for and does not work.
+    #[error("cannot sample with perf events; `agent doctor` says why")]
+    Perf(#[source] SamplerError),
+    /// perf does not work and there is no endpoint.
+    #[error(
+        "no way to sample: perf events do not work and no /debug/pprof endpoint was found; `agent doctor` says why"
+    )]
+    NoSource(#[source] Option<SamplerError>),
+    /// The endpoint gave nothing.
+    #[error("cannot take a CPU profile from the endpoint")]
+    Endpoint(#[from] EndpointError),
+    /// The clock of the machine is out of range.
+    #[error("the clock of this machine cannot be used")]
+    Clock(#[from] WindowError),
+    /// A value type is wrong.
+    #[error("cannot name the value types")]
+    ValueType(#[from] ValueTypeError),
+    /// The file cannot be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No runtime can be started.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+}
+
+/// Records one profile, calling `progress` with the time that has passed.
+///
+/// # Errors
+///
+/// [`RecordError`] if the target cannot be sampled or the file not written.
+pub fn record(
+    recording: &Recording,
+    clock: &dyn Clock,
+    mut progress: impl FnMut(Duration),
+) -> Result<Recorded, RecordError> {
+    let mut tracker = Tracker::new(recording.selection.clone())?;
+    tracker.scan()?;
+    let processes = tracker.processes();
+    if processes.is_empty() {
+        return Err(RecordError::NoTarget);
+    }
+    let pids: Vec<i32> = processes.iter().map(|p| p.pid).collect();
+    let opened = match recording.cpu.source {
+        CpuSource::Endpoint | CpuSource::Off => None,
+        CpuSource::Auto | CpuSource::Perf => {
+            cpu_sampler(&recording.cpu).map(|mut open| open(&pids))
+        }
+    };
+    let (collected, source) = match opened {
+        Some(Ok(sampler)) => {
+            let sampled = with_sampler(recording, clock, &mut tracker, sampler, &mut progress);
+            (sampled?, "perf")
+        }
+        Some(Err(error)) if recording.cpu.source == CpuSource::Perf => {
+            return Err(RecordError::Perf(error));
+        }
+        refused => {
+            let state = TargetState {
+                started: processes.first().map(|p| p.started).unwrap_or_default(),
+                processes,
+                may_be_unseen: false,
+                is_sampled_by_perf: Some(false),
+            };
+            let error = refused.and_then(Result::err);
+            (
+                with_endpoint(recording, clock, &state, error, progress)?,
+                "endpoint",
+            )
+        }
+    };
+    write(recording, &collected)?;
+    Ok(Recorded {
+        samples_count: collected.samples_count,
+        stacks_count: collected
+            .groups
+            .iter()
+            .map(|group| group.stacks.len())
+            .sum(),
+        lost_samples: collected.lost_samples,
+        source,
+    })
+}
+
+fn with_sampler(
+    recording: &Recording,
+    clock: &dyn Clock,
+    tracker: &mut Tracker,
+    mut sampler: Box<dyn CpuSampler>,
+    progress: &mut impl FnMut(Duration),
+) -> Result<Collected, RecordError> {
+    let start = clock.now();
+    let begun = Instant::now();
+    let mut next_scan = begun + SCAN_EVERY;
+    while begun.elapsed() < recording.length && !tracker.is_over() {
+        let left = recording.length.saturating_sub(begun.elapsed());
+        if sampler.has_targets() {
+            sampler
+                .poll(left.min(PROGRESS_EVERY))
+                .map_err(RecordError::Perf)?;
+        } else {
+            std::thread::sleep(left.min(PROGRESS_EVERY));
+        }
+        progress(begun.elapsed());
+        if Instant::now() >= next_scan {
+            next_scan = Instant::now() + SCAN_EVERY;
+            let changes = tracker.scan()?;
+            for pid in changes.removed {
+                sampler.remove_process(pid);
+            }
+            for pid in changes.added {
+                if let Err(error) = sampler.add_process(pid) {
+                    tracing::warn!(
+                        pid,
+                        error = &*error as &dyn std::error::Error,
+                        "process is not sampled"
+                    );
+                }
+            }
+        }
+    }
+    let window = Window::new(start, start.saturating_add(begun.elapsed()))?;
+    Ok(sampler.collect(window))
+}
+
+fn with_endpoint(
+    recording: &Recording,
+    clock: &dyn Clock,
+    state: &TargetState,
+    refused: Option<SamplerError>,
+    mut progress: impl FnMut(Duration),
+) -> Result<Collected, RecordError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RecordError::Runtime)?;
+    runtime.block_on(async {
+        let client = Client::new()?;
+        let found = find_once(&client, &recording.endpoint, state).await;
+        let found = found.ok_or(RecordError::NoSource(refused))?;
+        let start = clock.now();
+        let window = Window::new(start, start.saturating_add(recording.length))?;
+        let begun = Instant::now();
+        let mut ticks = tokio::time::interval(PROGRESS_EVERY);
+        let pull = cpu_once(&client, &found.url, recording.length, window);
+        tokio::pin!(pull);
+        loop {
+            tokio::select! {
+                pulled = &mut pull => return Ok(pulled?),
+                _ = ticks.tick() => progress(begun.elapsed()),
+            }
+        }
+    })
+}
+
+/// Count and nanoseconds of each sample, as Go's own profiles have them.
+fn values(column: &Column) -> impl Iterator<Item = Vec<i64>> {
+    let weight = i64::try_from(column.weight).unwrap_or(i64::MAX);
+    let period = column.period.max(1);
+    column.values.iter().map(move |value| {
+        if weight == 1 {
+            vec![value / period, *value]
+        } else {
+            vec![*value, value.saturating_mul(weight)]
+        }
+    })
+}
+
+fn write(recording: &Recording, collected: &Collected) -> Result<(), RecordError> {
+    let cpu = ProfileType::cpu();
+    let columns = collected.groups.iter().flat_map(|group| &group.columns);
+    let period = columns
+        .map(|column| column.period)
+        .next()
+        .unwrap_or(1_000_000_000 / i64::from(recording.cpu.rate_hz.max(1)));
+    let window = collected.window;
+    let observed = match collected.observed_ns {
+        0 => window.duration(),
+        part => Duration::from_nanos(part),
+    };
+    let mut builder = PprofBuilder::new(&PprofHead {
+        sample_types: vec![ValueType::new("samples", "count")?, cpu.sample().clone()],
+        period_type: cpu.period().clone(),
+        period,
+        time_ns: window.start().get(),
+        duration_ns: i64::try_from(observed.as_nanos()).unwrap_or(i64::MAX),
+        comments: vec![format!("recorded by agent {}", env!("CARGO_PKG_VERSION"))],
+    });
+    for group in &collected.groups {
+        let column = group.columns.iter().find(|c| c.profile_type == cpu);
+        for (stack, values) in group.stacks.iter().zip(column.into_iter().flat_map(values)) {
+            builder.add(stack.iter(), values);
+        }
+    }
+    std::fs::write(&recording.output, builder.finish()).map_err(|source| RecordError::Write {
+        path: recording.output.clone(),
+        source,
+    })
+}

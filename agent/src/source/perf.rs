@@ -1,0 +1,496 @@
+//! CPU samples of other processes by perf events, user code only.
+//!
+//! Promises: nothing of the target is stopped or changed. Its threads and
+//! processes are followed as they come, a thread is counted once, dead ones
+//! cost nothing, and what the kernel or a bound drops is counted as lost. The
+//! kernel follows frame pointers where a program keeps them (Go, Node);
+//! otherwise registers and a piece of the stack are unwound here.
+//!
+//! Not asynchronous: [`PerfSampler`] lives on a thread of its own.
+
+mod events;
+mod permission;
+mod picture;
+mod processes;
+mod record;
+mod tally;
+
+use std::fmt;
+use std::io;
+use std::time::{Duration, Instant};
+
+use perf_event::Counter;
+use proto::profile::Column;
+use proto::value_type::{ProfileType, Temporality};
+use proto::window::Window;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use self::events::{CpuRings, Request, Ring};
+use self::permission::Circumstances;
+use self::processes::{Opened, Processes};
+use self::record::Capture;
+use super::{Collected, SampleGroup};
+use crate::symbolize::Symbolizer;
+use crate::symbolize::binary::keeps_frame_pointers;
+use crate::sys::wait::{Readiness, wait_readable};
+
+/// Most events that are opened for one process; beyond it each thread has one
+/// event for all CPUs, and new threads are looked for.
+const MAX_EVENTS: usize = 2_000;
+/// How often new threads are looked for where events are not inherited.
+const RESCAN_EVERY: Duration = Duration::from_millis(500);
+/// Looks at a process's threads until none is new, at most this often.
+const MAX_LOOKS: usize = 4;
+/// Calls that the kernel follows, `kernel.perf_event_max_stack`.
+const DEFAULT_CHAIN_LIMIT: usize = 127;
+
+/// How to sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerfOptions {
+    /// Samples per second of CPU time.
+    pub rate_hz: u32,
+    /// Bytes of stack that are taken with a sample that is unwound here.
+    pub stack_bytes: u32,
+}
+
+impl Default for PerfOptions {
+    fn default() -> Self {
+        Self {
+            rate_hz: 99,
+            stack_bytes: 16 << 10,
+        }
+    }
+}
+
+/// Why a process cannot be sampled.
+#[derive(Debug, thiserror::Error)]
+pub enum PerfError {
+    /// The kernel refuses; `advice` says what changes that.
+    #[error("may not sample process {pid} with perf events: {advice}")]
+    NotPermitted {
+        /// The process.
+        pid: i32,
+        /// What to do.
+        advice: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The process is gone.
+    #[error("process {pid} is gone")]
+    TargetGone {
+        /// The process.
+        pid: i32,
+    },
+    /// Not even small rings may be locked in memory.
+    #[error(
+        "cannot lock memory for perf rings: raise kernel.perf_event_mlock_kb, or add the \
+         capability PERFMON"
+    )]
+    Memlock(#[source] io::Error),
+    /// Something else failed.
+    #[error("cannot {doing} process {pid} with perf events")]
+    Io {
+        /// The process; 0 for all.
+        pid: i32,
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failure(pid: i32, doing: &'static str, source: io::Error) -> PerfError {
+    match source.raw_os_error() {
+        Some(libc::ESRCH) => PerfError::TargetGone { pid },
+        Some(libc::EACCES | libc::EPERM | libc::ENOSYS) => PerfError::NotPermitted {
+            pid,
+            advice: Circumstances::of(pid).advice(&source),
+            source,
+        },
+        _ if source.kind() == io::ErrorKind::NotFound => PerfError::TargetGone { pid },
+        _ => PerfError::Io { pid, doing, source },
+    }
+}
+
+/// Asks whether process `pid` can be sampled; samples nothing.
+///
+/// # Errors
+///
+/// [`PerfError`] says why not, and what changes it.
+pub fn probe(pid: i32) -> Result<(), PerfError> {
+    let sampler = PerfSampler::open(&[pid], PerfOptions::default())?;
+    drop(sampler);
+    Ok(())
+}
+
+/// An event of a thread on a CPU; closing it ends it.
+struct Followed {
+    id: u64,
+    _counter: Counter,
+}
+
+/// A thread with one event for all CPUs and a ring of its own.
+struct Alone {
+    id: u64,
+    tid: i32,
+    ring: Ring,
+}
+
+/// How a process is followed.
+struct Target {
+    capture: Capture,
+    followed: Vec<Followed>,
+    alone: Vec<Alone>,
+    /// Threads that have events.
+    tids: FxHashSet<i32>,
+    /// Whether its threads have events of their own, which nothing inherits.
+    is_alone: bool,
+}
+
+/// Samples a set of processes.
+pub struct PerfSampler {
+    options: PerfOptions,
+    rings: CpuRings,
+    targets: FxHashMap<i32, Target>,
+    /// Wanted processes that inherited their events from another target.
+    inheriting: FxHashSet<i32>,
+    processes: Processes,
+    symbolizer: Symbolizer,
+    rescanned: Instant,
+}
+
+impl fmt::Debug for PerfSampler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PerfSampler")
+            .field("options", &self.options)
+            .field("targets", &self.targets.keys())
+            .field("inheriting", &self.inheriting)
+            .finish_non_exhaustive()
+    }
+}
+
+fn chain_limit() -> usize {
+    std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT_CHAIN_LIMIT)
+}
+
+impl PerfSampler {
+    /// Begins to sample the processes `pids`.
+    ///
+    /// # Errors
+    ///
+    /// [`PerfError`] of the first, if none can be sampled.
+    pub fn open(pids: &[i32], options: PerfOptions) -> Result<Self, PerfError> {
+        let rings = CpuRings::open(events::online_cpus()).map_err(|source| {
+            match source.raw_os_error() {
+                Some(libc::EPERM | libc::ENOMEM | libc::EAGAIN) => PerfError::Memlock(source),
+                _ => failure(pids.first().copied().unwrap_or(0), "map rings for", source),
+            }
+        })?;
+        let mut sampler = Self {
+            options,
+            rings,
+            targets: FxHashMap::default(),
+            inheriting: FxHashSet::default(),
+            processes: Processes::new(chain_limit()),
+            symbolizer: Symbolizer::default(),
+            rescanned: Instant::now(),
+        };
+        let mut first_failure = None;
+        for &pid in pids {
+            if let Err(failure) = sampler.add_process(pid) {
+                first_failure.get_or_insert(failure);
+            }
+        }
+        match first_failure {
+            Some(failure) if !sampler.has_targets() => Err(failure),
+            _ => Ok(sampler),
+        }
+    }
+
+    /// Samples process `pid`, too. Its later threads and children are followed
+    /// by themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`PerfError`]; the other processes go on.
+    pub fn add_process(&mut self, pid: i32) -> Result<(), PerfError> {
+        if self.targets.contains_key(&pid) || self.inheriting.contains(&pid) {
+            return Ok(());
+        }
+        self.drain(Instant::now());
+        self.processes.want(pid);
+        let parent = self.processes.inherited_from(pid);
+        if parent.is_some_and(|parent| self.is_followed(parent)) {
+            self.inheriting.insert(pid);
+            return Ok(());
+        }
+        self.follow(pid)
+    }
+
+    /// Whether children of `pid` inherit events.
+    fn is_followed(&self, pid: i32) -> bool {
+        let own = self
+            .targets
+            .get(&pid)
+            .is_some_and(|target| !target.is_alone);
+        own || self.inheriting.contains(&pid)
+    }
+
+    fn follow(&mut self, pid: i32) -> Result<(), PerfError> {
+        let reads = keeps_frame_pointers(pid);
+        let capture = match reads.map_err(|source| failure(pid, "read", source))? {
+            true => Capture::Chain,
+            false => Capture::Dump {
+                stack_bytes: events::stack_bytes_for(
+                    self.options.stack_bytes,
+                    self.rings.ring_bytes,
+                ),
+            },
+        };
+        let mut target = Target {
+            capture,
+            followed: Vec::new(),
+            alone: Vec::new(),
+            tids: FxHashSet::default(),
+            is_alone: false,
+        };
+        for _ in 0..MAX_LOOKS {
+            if self.follow_new_threads(pid, &mut target)? == 0 {
+                break;
+            }
+        }
+        if target.tids.is_empty() {
+            return Err(PerfError::TargetGone { pid });
+        }
+        self.processes.stands_alone(pid);
+        self.processes.prepare(pid, Instant::now());
+        self.targets.insert(pid, target);
+        Ok(())
+    }
+
+    /// Opens events for threads that have none. Returns how many were new.
+    fn follow_new_threads(&mut self, pid: i32, target: &mut Target) -> Result<usize, PerfError> {
+        let listed =
+            events::threads(pid).map_err(|source| failure(pid, "list threads of", source))?;
+        let fresh: Vec<i32> = listed
+            .into_iter()
+            .filter(|tid| !target.tids.contains(tid))
+            .collect();
+        let events = (target.tids.len() + fresh.len()).saturating_mul(self.rings.cpus.len());
+        target.is_alone |= events > MAX_EVENTS;
+        let mut opened = 0;
+        for tid in fresh {
+            let request = Request {
+                tid,
+                rate_hz: self.options.rate_hz,
+                capture: target.capture,
+            };
+            match self.open_thread(request, target) {
+                Ok(()) => {
+                    target.tids.insert(tid);
+                    opened += 1;
+                }
+                // The thread ended meanwhile.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                // Out of descriptors: what is open goes on.
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EMFILE) && !target.tids.is_empty() =>
+                {
+                    tracing::warn!(pid, tid, "out of file descriptors: thread not sampled");
+                    return Ok(opened);
+                }
+                Err(error) => return Err(failure(pid, "sample", error)),
+            }
+        }
+        Ok(opened)
+    }
+
+    fn open_thread(&mut self, request: Request, target: &mut Target) -> io::Result<()> {
+        let event = Opened {
+            tid: request.tid,
+            capture: request.capture,
+        };
+        if target.is_alone {
+            let (id, ring) = request.open_alone(target.alone.len() + 1)?;
+            self.processes.opened(id, event);
+            target.alone.push(Alone {
+                id,
+                tid: request.tid,
+                ring,
+            });
+            return Ok(());
+        }
+        let mut opened = Vec::with_capacity(self.rings.cpus.len());
+        for (cpu, ring) in self.rings.cpus.iter().zip(&self.rings.rings) {
+            let counter = request.open_on_cpu(*cpu, ring)?;
+            opened.push(Followed {
+                id: counter.id(),
+                _counter: counter,
+            });
+        }
+        for followed in opened {
+            self.processes.opened(followed.id, event);
+            target.followed.push(followed);
+        }
+        Ok(())
+    }
+
+    /// Samples process `pid` no longer.
+    pub fn remove_process(&mut self, pid: i32) {
+        self.drain(Instant::now());
+        self.inheriting.remove(&pid);
+        self.processes.ignore(pid);
+        if let Some(target) = self.targets.remove(&pid) {
+            let followed = target.followed.iter().map(|followed| followed.id);
+            let alone = target.alone.iter().map(|alone| alone.id);
+            for id in followed.chain(alone) {
+                self.processes.closed(id);
+            }
+        }
+    }
+
+    /// Takes in samples; sleeps while there are none, for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`PerfError::Io`] if waiting fails.
+    pub fn poll(&mut self, timeout: Duration) -> Result<(), PerfError> {
+        self.wait(timeout).map_err(|source| PerfError::Io {
+            pid: 0,
+            doing: "wait for",
+            source,
+        })?;
+        let now = Instant::now();
+        self.drain(now);
+        self.follow_programs();
+        if now.saturating_duration_since(self.rescanned) >= RESCAN_EVERY {
+            self.rescanned = now;
+            self.rescan();
+        }
+        Ok(())
+    }
+
+    /// Waits for a ring that has something, or until `timeout`. Rings of
+    /// threads that are gone are never waited for again.
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let alone = self.targets.values_mut();
+        let mut waited: Vec<&mut Ring> = alone
+            .flat_map(|target| target.alone.iter_mut().map(|alone| &mut alone.ring))
+            .chain(&mut self.rings.rings)
+            .filter(|ring| ring.waits)
+            .collect();
+        let descriptors: Vec<_> = waited.iter().map(|ring| ring.descriptor()).collect();
+        let readiness = wait_readable(&descriptors, timeout)?;
+        drop(descriptors);
+        for (ring, readiness) in waited.iter_mut().zip(readiness) {
+            if readiness == Readiness::Gone {
+                ring.waits = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in everything the rings hold.
+    fn drain(&mut self, now: Instant) {
+        let Self {
+            rings,
+            targets,
+            processes,
+            ..
+        } = self;
+        for ring in &mut rings.rings {
+            ring.drain(|kind, misc, body| processes.take(kind, misc, body, now));
+        }
+        for target in targets.values_mut() {
+            for alone in &mut target.alone {
+                alone
+                    .ring
+                    .drain(|kind, misc, body| processes.take(kind, misc, body, now));
+            }
+            target.alone.retain(|alone| {
+                if !alone.ring.waits {
+                    processes.closed(alone.id);
+                    target.tids.remove(&alone.tid);
+                }
+                alone.ring.waits
+            });
+        }
+    }
+
+    /// A process that runs another program now may want another way of
+    /// taking stacks.
+    fn follow_programs(&mut self) {
+        for pid in self.processes.take_executed() {
+            let was_wanted = self.targets.contains_key(&pid) || self.inheriting.contains(&pid);
+            if !was_wanted {
+                continue;
+            }
+            self.remove_process(pid);
+            self.processes.want(pid);
+            if let Err(error) = self.follow(pid) {
+                tracing::debug!(pid, %error, "program not followed");
+            }
+        }
+    }
+
+    /// Looks for new threads where nothing inherits events.
+    fn rescan(&mut self) {
+        let alone: Vec<i32> = self
+            .targets
+            .iter()
+            .filter(|(_, target)| target.is_alone)
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in alone {
+            let Some(mut target) = self.targets.remove(&pid) else {
+                continue;
+            };
+            if let Err(error) = self.follow_new_threads(pid, &mut target) {
+                tracing::debug!(pid, %error, "new threads not followed");
+            }
+            self.targets.insert(pid, target);
+        }
+    }
+
+    /// Returns what was sampled since the last call, as that of `window`: one
+    /// column of CPU time, one value per distinct stack, largest first.
+    pub fn collect(&mut self, window: Window) -> Collected {
+        self.drain(Instant::now());
+        let (tally, lost_samples) = self.processes.take_tally();
+        let (stacks, values) = picture::stacks(&tally, &mut self.processes, &mut self.symbolizer);
+        if self.processes.end_round() {
+            // Ids of files that were closed are never used again.
+            self.symbolizer.forget();
+        }
+        let period_ns = 1_000_000_000 / u64::from(self.options.rate_hz.max(1));
+        let column = Column {
+            profile_type: ProfileType::cpu(),
+            temporality: Temporality::Delta,
+            period: i64::try_from(period_ns).unwrap_or(i64::MAX),
+            weight: period_ns.max(1),
+            values,
+        };
+        Collected {
+            window,
+            observed_ns: 0,
+            lost_samples,
+            dropped_labels: 0,
+            samples_count: tally.samples,
+            groups: vec![SampleGroup {
+                labels: Vec::new(),
+                stacks,
+                columns: vec![column],
+            }],
+        }
+    }
+
+    /// Whether there is a process to sample.
+    pub fn has_targets(&self) -> bool {
+        !self.targets.is_empty() || !self.inheriting.is_empty()
+    }
+}

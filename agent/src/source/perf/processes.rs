@@ -1,0 +1,320 @@
+//! What is known of the processes being sampled, and what their samples become.
+//!
+//! Promises: a thread is counted once although several events may follow it;
+//! samples of a process that is gone by the time they are read are unwound
+//! with what was known of it. Leaves to others: opening events
+//! ([`super::events`]) and names ([`super::picture`]).
+
+use std::time::{Duration, Instant};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::record::{self, Capture, Record, Sample, Stack};
+use super::tally::Tally;
+use crate::symbolize::binary::Binaries;
+use crate::symbolize::perf_map::PerfMap;
+use crate::unwind::{AddressSpace, End, MAX_ADDRESSES, UnwindCache};
+
+/// Shortest time between two looks at what a process has mapped.
+const REFRESH_EVERY: Duration = Duration::from_millis(200);
+/// Most processes of which something is kept.
+const MAX_PROCESSES: usize = 4096;
+/// Most threads without an event of their own whose event is remembered.
+const MAX_ADOPTED: usize = 64 * 1024;
+
+/// An event that is open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opened {
+    pub(super) tid: i32,
+    pub(super) capture: Capture,
+}
+
+/// One process as far as its samples need it.
+pub(super) struct Process {
+    pub(super) space: AddressSpace,
+    pub(super) perf_map: PerfMap,
+    stale: bool,
+    refreshed: Option<Instant>,
+    exited: bool,
+    sampled: bool,
+}
+
+impl Process {
+    fn new(space: AddressSpace) -> Self {
+        Self {
+            space,
+            perf_map: PerfMap::default(),
+            stale: true,
+            refreshed: None,
+            exited: false,
+            sampled: false,
+        }
+    }
+
+    fn make_current(&mut self, pid: i32, ip: u64, binaries: &mut Binaries, now: Instant) {
+        let due = self.stale || !self.space.knows(ip);
+        let rested = self
+            .refreshed
+            .is_none_or(|last| now.saturating_duration_since(last) >= REFRESH_EVERY);
+        if due && rested {
+            self.refreshed = Some(now);
+            self.stale = false;
+            if let Err(error) = self.space.refresh(binaries) {
+                tracing::debug!(pid, %error, "cannot read what a process has mapped");
+            }
+        }
+    }
+}
+
+/// Everything that records tell.
+#[derive(Default)]
+pub(super) struct Processes {
+    events: FxHashMap<u64, Opened>,
+    /// Threads with events of their own, and how many.
+    own: FxHashMap<i32, usize>,
+    /// The one event that counts for a thread without its own, per CPU.
+    adopted: FxHashMap<(i32, u32), u64>,
+    known: FxHashMap<i32, Process>,
+    /// Processes that inherited their events, and from which.
+    inherited: FxHashMap<i32, i32>,
+    /// Processes that are no longer wanted but inherited an event.
+    ignored: FxHashSet<i32>,
+    executed: Vec<i32>,
+    pub(super) binaries: Binaries,
+    cache: UnwindCache,
+    tally: Tally,
+    lost: u64,
+    addresses: Vec<u64>,
+    chain_limit: usize,
+}
+
+impl Processes {
+    /// Stacks followed by the kernel end at `chain_limit` calls.
+    pub(super) fn new(chain_limit: usize) -> Self {
+        Self {
+            chain_limit,
+            ..Self::default()
+        }
+    }
+
+    /// An event was opened.
+    pub(super) fn opened(&mut self, id: u64, event: Opened) {
+        self.events.insert(id, event);
+        *self.own.entry(event.tid).or_default() += 1;
+    }
+
+    /// An event was closed.
+    pub(super) fn closed(&mut self, id: u64) {
+        if let Some(event) = self.events.remove(&id)
+            && let Some(count) = self.own.get_mut(&event.tid)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.own.remove(&event.tid);
+            }
+        }
+        self.adopted.retain(|_, event| *event != id);
+    }
+
+    /// Process `pid` is wanted.
+    pub(super) fn want(&mut self, pid: i32) {
+        self.ignored.remove(&pid);
+    }
+
+    /// Process `pid` is not wanted any more.
+    pub(super) fn ignore(&mut self, pid: i32) {
+        if self.inherited.contains_key(&pid) && self.ignored.len() < MAX_PROCESSES {
+            self.ignored.insert(pid);
+        }
+    }
+
+    /// The process whose events `pid` inherited.
+    pub(super) fn inherited_from(&self, pid: i32) -> Option<i32> {
+        self.inherited.get(&pid).copied()
+    }
+
+    /// `pid` has events of its own now, or its parent's are gone.
+    pub(super) fn stands_alone(&mut self, pid: i32) {
+        self.inherited.remove(&pid);
+    }
+
+    /// Processes that began to run another program since the last call.
+    pub(super) fn take_executed(&mut self) -> Vec<i32> {
+        std::mem::take(&mut self.executed)
+    }
+
+    /// How event `id` captures, if it is open.
+    fn capture_of(&self, id: u64) -> Option<Capture> {
+        self.events.get(&id).map(|event| event.capture)
+    }
+
+    /// Reads what process `pid` has mapped, so that it is known even when the
+    /// process ends soon.
+    pub(super) fn prepare(&mut self, pid: i32, now: Instant) {
+        if let Some(process) = self.process(pid) {
+            process.stale = true;
+        }
+        let Self {
+            known, binaries, ..
+        } = self;
+        if let Some(process) = known.get_mut(&pid) {
+            process.make_current(pid, 0, binaries, now);
+        }
+    }
+
+    fn process(&mut self, pid: i32) -> Option<&mut Process> {
+        if !self.known.contains_key(&pid) {
+            if self.known.len() >= MAX_PROCESSES {
+                self.known.retain(|_, process| !process.exited);
+            }
+            if self.known.len() >= MAX_PROCESSES {
+                return None;
+            }
+        }
+        let process = self
+            .known
+            .entry(pid)
+            .or_insert_with(|| Process::new(AddressSpace::empty(pid)));
+        Some(process)
+    }
+
+    /// Takes in one record of a ring.
+    pub(super) fn take(&mut self, kind: u32, misc: u16, body: &[u8], now: Instant) {
+        match record::parse(kind, misc, body, |id| self.capture_of(id)) {
+            Ok(Record::Sample(sample)) => self.sample(&sample, now),
+            Ok(Record::Mapped { pid }) => {
+                if let Some(process) = self.known.get_mut(&pid) {
+                    process.stale = true;
+                }
+            }
+            Ok(Record::Executed { pid }) => self.executed(pid),
+            Ok(Record::Forked { pid, parent }) => self.forked(pid, parent),
+            Ok(Record::Exited { pid, tid }) => self.exited(pid, tid),
+            Ok(Record::Lost { count }) => self.lost = self.lost.saturating_add(count),
+            Ok(Record::Other) => {}
+            Err(record::ShortRecord) => self.lost = self.lost.saturating_add(1),
+        }
+    }
+
+    fn executed(&mut self, pid: i32) {
+        self.known.remove(&pid);
+        if self.executed.len() < MAX_PROCESSES {
+            self.executed.push(pid);
+        }
+    }
+
+    fn forked(&mut self, pid: i32, parent: i32) {
+        if pid == parent || pid <= 0 {
+            return;
+        }
+        if self.inherited.len() < MAX_PROCESSES {
+            self.inherited.insert(pid, parent);
+        }
+        // A child that is gone before it is looked at is like its parent.
+        if let Some(parent) = self.known.get(&parent)
+            && self.known.len() < MAX_PROCESSES
+        {
+            let space = parent.space.forked(pid);
+            self.known.insert(pid, Process::new(space));
+        }
+    }
+
+    fn exited(&mut self, pid: i32, tid: i32) {
+        self.own.remove(&tid);
+        if pid == tid {
+            self.inherited.remove(&pid);
+            self.ignored.remove(&pid);
+            if let Some(process) = self.known.get_mut(&pid) {
+                process.exited = true;
+            }
+        }
+    }
+
+    /// Whether this is the event that counts for the sample's thread.
+    fn counts(&mut self, sample: &Sample<'_>) -> bool {
+        let opened_on = self.events.get(&sample.event).map(|event| event.tid);
+        if opened_on == Some(sample.tid) {
+            return true;
+        }
+        if self.own.contains_key(&sample.tid) || self.ignored.contains(&sample.pid) {
+            return false;
+        }
+        if self.adopted.len() >= MAX_ADOPTED {
+            self.adopted.clear();
+        }
+        let chosen = self
+            .adopted
+            .entry((sample.tid, sample.cpu))
+            .or_insert(sample.event);
+        *chosen == sample.event
+    }
+
+    fn sample(&mut self, sample: &Sample<'_>, now: Instant) {
+        if !self.counts(sample) {
+            return;
+        }
+        if sample.pid <= 0 || self.process(sample.pid).is_none() {
+            self.lost = self.lost.saturating_add(1);
+            return;
+        }
+        let Self {
+            known,
+            binaries,
+            cache,
+            tally,
+            addresses,
+            chain_limit,
+            ..
+        } = self;
+        let Some(process) = known.get_mut(&sample.pid) else {
+            return;
+        };
+        process.sampled = true;
+        process.make_current(sample.pid, sample.ip, binaries, now);
+        addresses.clear();
+        let end = match sample.stack {
+            Stack::Chain(chain) => {
+                record::user_chain(chain, addresses);
+                addresses.truncate(MAX_ADDRESSES);
+                if addresses.len() >= *chain_limit {
+                    End::Cut
+                } else {
+                    End::Unsure
+                }
+            }
+            Stack::Dump { registers, bytes } => {
+                process.space.unwind(cache, registers, bytes, addresses)
+            }
+            Stack::None => End::Cut,
+        };
+        if addresses.is_empty() {
+            addresses.push(sample.ip);
+        }
+        let places = addresses
+            .iter()
+            .map(|address| process.space.place(*address));
+        tally.add(places, end);
+    }
+
+    /// Returns what was counted since the last call and how many samples were
+    /// lost.
+    pub(super) fn take_tally(&mut self) -> (Tally, u64) {
+        let tally = std::mem::take(&mut self.tally);
+        let lost = std::mem::take(&mut self.lost).saturating_add(tally.overflowed);
+        (tally, lost)
+    }
+
+    /// What is known of process `pid`.
+    pub(super) fn known(&mut self, pid: i32) -> Option<&mut Process> {
+        self.known.get_mut(&pid)
+    }
+
+    /// Forgets processes that ended and files that nobody has mapped. Returns
+    /// whether files were closed.
+    pub(super) fn end_round(&mut self) -> bool {
+        self.known
+            .retain(|_, process| !process.exited || std::mem::take(&mut process.sampled));
+        self.adopted.clear();
+        self.binaries.end_round()
+    }
+}

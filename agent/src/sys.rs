@@ -1,0 +1,8 @@
+//! The few calls to the system that Rust's rules cannot check.
+//!
+//! Promises: the functions given out are safe to call with any arguments.
+//! Nothing outside of this module's files is `unsafe`.
+
+pub(crate) mod map;
+pub(crate) mod redirect;
+pub(crate) mod wait;
