@@ -1,0 +1,551 @@
+//! From findings to alerts: one state machine for every detector.
+//!
+//! Alerts are judged per service, kept in the state store together with what
+//! the hook must still be told, and survive a restart with everything that is
+//! pending. [`machine`] has the rules, [`history`] the baselines, [`text`] the
+//! sentence and the links.
+
+mod history;
+mod machine;
+mod row;
+mod text;
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::window::UnixNanos;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use crate::detect::{Detector, Finding, Level};
+use crate::feature::{PathFrame, SeriesRow};
+use crate::hook::Queue;
+use crate::metrics::Metrics;
+use crate::query::ServiceName;
+use crate::store::{StateStore, StoreError};
+use history::History;
+use machine::{Outcome, Record, Rules, Sight, Step, Transition};
+
+/// Prefix of alerts in the state store.
+const ALERTS: &[u8] = b"alert/";
+/// Prefix of what is remembered of services.
+const HISTORIES: &[u8] = b"history/";
+/// Format of stored alerts and histories, their first byte.
+const FORMAT: u8 = 1;
+/// Alerts that are over and still shown; the oldest are forgotten.
+const MAX_CLOSED: usize = 1_000;
+/// Alerts that are pending, firing or stale; more are not begun and counted in
+/// the log.
+const MAX_OPEN: usize = 1_000;
+/// New alerts of one service in [`DAY`]; more are held back.
+const MAX_PER_DAY: usize = 5;
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Where an alert stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AlertState {
+    /// Seen, but not for long enough.
+    Pending,
+    /// Seen for long enough; hooks were told.
+    Firing,
+    /// Gone while its pods were present; hooks were told.
+    Resolved,
+    /// Its pods are silent.
+    Stale,
+    /// Its pods were silent for a day.
+    Ended,
+}
+
+/// A word that names no state.
+#[derive(Debug, thiserror::Error)]
+#[error("no alert state is called {0:?}; there are pending, firing, resolved, stale and ended")]
+pub struct UnknownState(String);
+
+impl FromStr for AlertState {
+    type Err = UnknownState;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        match word {
+            "pending" => Ok(Self::Pending),
+            "firing" => Ok(Self::Firing),
+            "resolved" => Ok(Self::Resolved),
+            "stale" => Ok(Self::Stale),
+            "ended" => Ok(Self::Ended),
+            other => Err(UnknownState(other.chars().take(64).collect())),
+        }
+    }
+}
+
+/// An alert as readers see it. Its JSON is an interface: fields may be added.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Alert {
+    /// Its id: the same for the same frames of the same service.
+    pub id: String,
+    /// Whose it is.
+    #[serde(skip)]
+    pub tenant: String,
+    /// What was seen, for example `spin`.
+    pub kind: String,
+    /// Where it stands.
+    pub state: AlertState,
+    /// How bad it is.
+    pub severity: String,
+    /// Namespace of the service, or `""`.
+    pub namespace: String,
+    /// The service.
+    pub service: String,
+    /// The function that is blamed.
+    pub anchor: String,
+    /// From the root to it and on down the heaviest calls.
+    pub path: Vec<PathFrame>,
+    /// Mean cores while it lasted, summed over the pods that show it.
+    pub cores: f64,
+    /// What the same path cost before, if anything is known of the time.
+    pub baseline_cores: Option<f64>,
+    /// Share of samples that wait, 0 to 1.
+    pub wait_share: f64,
+    /// Share of channel operations that got something, 0 to 1.
+    pub progress_share: f64,
+    /// Effective number of leaf functions.
+    pub leaf_eff: f64,
+    /// Share of time the cgroup was throttled, 0 to 1.
+    pub throttled_share: f64,
+    /// Heaviest leaf functions with their shares.
+    pub top_leaves: Vec<(String, f64)>,
+    /// Samples it rests on.
+    pub samples: u64,
+    /// Start of the first step of it, RFC 3339.
+    pub since: String,
+    /// End of the last step in which it was seen, RFC 3339.
+    pub last_seen: String,
+    /// When it fired, RFC 3339.
+    pub fired_at: Option<String>,
+    /// When it resolved or ended, RFC 3339.
+    pub resolved_at: Option<String>,
+    /// Version that ran when it began, or `""`.
+    pub version: String,
+    /// The version before that, or `""`.
+    pub previous_version: String,
+    /// Pods that show it.
+    pub pods: Vec<String>,
+    /// What a person reads first.
+    pub summary: String,
+    /// `query`, `flamegraph`, `pprof`.
+    pub links: BTreeMap<String, String>,
+}
+
+/// Which alerts a reader asks for.
+#[derive(Clone, Debug, Default)]
+pub struct AlertFilter {
+    /// Of this service.
+    pub service: Option<ServiceName>,
+    /// In this state.
+    pub state: Option<AlertState>,
+    /// With this id.
+    pub id: Option<String>,
+}
+
+impl AlertFilter {
+    fn admits(&self, record: &Record) -> bool {
+        let of_service = self.service.as_ref().is_none_or(|service| {
+            let namespace = service.namespace.as_ref();
+            service.name == record.service && namespace.is_none_or(|n| *n == record.namespace)
+        });
+        of_service
+            && self.state.is_none_or(|state| state == record.state)
+            && self.id.as_ref().is_none_or(|id| *id == record.id)
+    }
+}
+
+/// How alerts behave.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a finding lasts before it fires.
+    pub hold: Duration,
+    /// How long it must be gone before it resolves.
+    pub keep: Duration,
+    /// What links begin with.
+    pub public_url: String,
+    /// Whether transitions go to a hook.
+    pub has_hook: bool,
+}
+
+/// A service: tenant, namespace, name.
+type Service = (String, String, String);
+
+#[derive(Debug, Default)]
+struct State {
+    records: BTreeMap<String, Record>,
+    histories: BTreeMap<Service, History>,
+}
+
+/// Every alert of a collector.
+#[derive(Debug)]
+pub struct Alerts {
+    store: Arc<dyn StateStore>,
+    settings: Settings,
+    detectors: Vec<Box<dyn Detector>>,
+    metrics: Arc<Metrics>,
+    queue: Arc<Queue>,
+    state: Mutex<State>,
+}
+
+type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+fn stored(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    serde_json::to_writer(&mut bytes, value).expect("alerts are plain numbers and texts");
+    bytes
+}
+
+fn read<T: for<'a> Deserialize<'a>>(key: &[u8], bytes: &[u8]) -> Result<T, StoreError> {
+    bytes
+        .strip_prefix(&[FORMAT])
+        .and_then(|json| serde_json::from_slice(json).ok())
+        .ok_or_else(|| StoreError::damaged(key, "no alert of a known format"))
+}
+
+fn alert_key(id: &str) -> Vec<u8> {
+    [ALERTS, id.as_bytes()].concat()
+}
+
+fn history_key(service: &Service) -> Vec<u8> {
+    let (tenant, namespace, name) = service;
+    [HISTORIES, &stored(&(tenant, namespace, name))].concat()
+}
+
+impl Alerts {
+    /// Reads the alerts that `store` keeps.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store fails or an alert is damaged.
+    pub fn open(
+        store: Arc<dyn StateStore>,
+        settings: Settings,
+        detectors: Vec<Box<dyn Detector>>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StoreError> {
+        let queue = Arc::new(Queue::open(Arc::clone(&store), Arc::clone(&metrics))?);
+        let mut state = State::default();
+        for (key, value) in store.scan(ALERTS)? {
+            let record: Record = read(&key, &value)?;
+            state.records.insert(record.id.clone(), record);
+        }
+        for (key, value) in store.scan(HISTORIES)? {
+            let service = read(&key, key.get(HISTORIES.len()..).unwrap_or(&[]))?;
+            state.histories.insert(service, read(&key, &value)?);
+        }
+        let alerts = Self {
+            store,
+            settings,
+            detectors,
+            metrics,
+            queue,
+            state: Mutex::new(state),
+        };
+        alerts.count_firing(&alerts.lock());
+        Ok(alerts)
+    }
+
+    /// What the hook must still be told.
+    pub fn queue(&self) -> Arc<Queue> {
+        Arc::clone(&self.queue)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count_firing(&self, state: &State) {
+        let records = state.records.values();
+        let firing = records
+            .filter(|record| record.state == AlertState::Firing)
+            .count();
+        self.metrics
+            .alerts_firing
+            .set(i64::try_from(firing).unwrap_or(i64::MAX));
+    }
+
+    /// Alerts of `tenant`, latest first.
+    pub fn list(&self, tenant: &str, filter: &AlertFilter) -> Vec<Alert> {
+        let state = self.lock();
+        let mut found: Vec<&Record> = state
+            .records
+            .values()
+            .filter(|record| record.tenant == tenant && filter.admits(record))
+            .collect();
+        found.sort_by(|a, b| (b.onset_ns, &a.id).cmp(&(a.onset_ns, &b.id)));
+        let url = &self.settings.public_url;
+        found
+            .into_iter()
+            .map(|record| text::view(record, url))
+            .collect()
+    }
+
+    /// Judges rows, in any order. A row that was judged before changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if what came of it cannot be kept; it is judged anew with
+    /// the next rows then.
+    pub fn observe(&self, rows: &[SeriesRow], now: UnixNanos) -> Result<(), StoreError> {
+        let mut steps: BTreeMap<(i64, Service), Vec<&SeriesRow>> = BTreeMap::new();
+        for row in rows {
+            let service = (
+                row.tenant.clone(),
+                row.namespace.clone(),
+                row.service.clone(),
+            );
+            let step = (row.step.start().get(), service);
+            steps.entry(step).or_default().push(row);
+        }
+        let mut state = self.lock();
+        let mut next = Next::default();
+        for ((_, service), rows) in &steps {
+            self.step(&state, &mut next, service, rows, now);
+        }
+        self.keep(&mut state, next)
+    }
+
+    /// Looks at the time: alerts whose pods are silent become stale and end.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if what came of it cannot be kept.
+    pub fn tick(&self, now: UnixNanos) -> Result<(), StoreError> {
+        let mut state = self.lock();
+        let mut next = Next::default();
+        for record in state.records.values() {
+            next.take(record, record.clone().tick(now));
+        }
+        self.keep(&mut state, next)
+    }
+
+    /// Judges the rows of one service in one step.
+    fn step(
+        &self,
+        state: &State,
+        next: &mut Next,
+        service: &Service,
+        rows: &[&SeriesRow],
+        now: UnixNanos,
+    ) {
+        let Some(window) = rows.first().map(|row| row.step) else {
+            return;
+        };
+        let known = next
+            .histories
+            .get(service)
+            .or_else(|| state.histories.get(service));
+        let mut history = known.cloned().unwrap_or_default();
+        let instances: Vec<String> = rows.iter().map(|row| row::instance(row)).collect();
+        // Per alert: the strongest finding of each row that shows it.
+        let mut shown: BTreeMap<String, BTreeMap<usize, Finding>> = BTreeMap::new();
+        let mut cores: BTreeMap<String, f64> = BTreeMap::new();
+        for (place, row) in rows.iter().enumerate() {
+            for finding in self
+                .detectors
+                .iter()
+                .flat_map(|detector| detector.judge(row))
+            {
+                let id = row::identity(row, finding.kind, &finding.identity);
+                *cores.entry(id.clone()).or_default() += finding.cores;
+                let strongest = shown.entry(id).or_default().entry(place);
+                strongest
+                    .and_modify(|known| {
+                        if known.cores < finding.cores {
+                            known.clone_from(&finding);
+                        }
+                    })
+                    .or_insert(finding);
+            }
+        }
+        let mut records: Vec<Record> = state
+            .records
+            .values()
+            .map(|record| next.records.get(&record.id).unwrap_or(record))
+            .filter(|record| record.is_open())
+            .filter(|record| {
+                let of = (&record.tenant, &record.namespace, &record.service);
+                of == (&service.0, &service.1, &service.2)
+            })
+            .cloned()
+            .collect();
+        for (id, findings) in &shown {
+            let is_open = records.iter().any(|record| record.id == *id);
+            let begins = findings
+                .iter()
+                .find(|(_, finding)| matches!(finding.level, Level::Enter));
+            let Some((place, finding)) = begins else {
+                continue;
+            };
+            if is_open || machine::is_late(window, now) {
+                continue;
+            }
+            if state
+                .records
+                .values()
+                .filter(|record| record.is_open())
+                .count()
+                >= MAX_OPEN
+            {
+                warn!(service = service.2, "alert not begun: too many are open");
+                continue;
+            }
+            let Some(row) = rows.get(*place) else {
+                continue;
+            };
+            let mut record = Record::begin(id, row, finding);
+            record.baseline_cores = history.baseline(id, window.start());
+            history
+                .version_before(&record.version)
+                .clone_into(&mut record.previous_version);
+            records.push(record);
+        }
+        for record in records {
+            let nothing = BTreeMap::new();
+            let findings = shown.get(&record.id).unwrap_or(&nothing);
+            let sights = rows.iter().zip(&instances).enumerate();
+            let step = Step {
+                window,
+                now,
+                sights: sights
+                    .map(|(place, (row, instance))| Sight {
+                        instance,
+                        pod: &row.pod,
+                        finding: findings.get(&place),
+                    })
+                    .collect(),
+                may_fire: fired_today(state, next, service, now) < MAX_PER_DAY,
+            };
+            let outcome = record.clone().advance(&step, self.rules());
+            next.take(&record, outcome);
+        }
+        let versions: Vec<&str> = rows.iter().map(|row| row.version.as_str()).collect();
+        history.add(window, &versions, &cores);
+        next.histories.insert(service.clone(), history);
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            hold: self.settings.hold,
+            keep: self.settings.keep,
+        }
+    }
+
+    /// Writes what came of a look, with what the hook must be told, and only
+    /// then makes it known.
+    fn keep(&self, state: &mut State, next: Next) -> Result<(), StoreError> {
+        let mut changes: Changes = Vec::new();
+        let mut told = Vec::new();
+        for (id, record) in &next.records {
+            changes.push((alert_key(id), Some(stored(record))));
+            let before = state.records.get(id).map(|record| record.state);
+            let Some(transition) = machine::transition(before, record.state) else {
+                continue;
+            };
+            info!(
+                id,
+                service = record.service,
+                state = ?record.state,
+                cores = record.evidence.cores,
+                frame = record.evidence.anchor,
+                "alert changed"
+            );
+            if self.settings.has_hook {
+                let alert = text::view(record, &self.settings.public_url);
+                let resolved = matches!(transition, Transition::Resolved);
+                told.push(
+                    self.queue
+                        .entry(&alert, resolved, &self.settings.public_url),
+                );
+            }
+        }
+        for id in &next.gone {
+            changes.push((alert_key(id), None));
+        }
+        for id in forgotten(state, &next) {
+            changes.push((alert_key(&id), None));
+            state.records.remove(&id);
+        }
+        for (service, history) in &next.histories {
+            if state.histories.get(service) != Some(history) {
+                changes.push((history_key(service), Some(stored(history))));
+            }
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        changes.extend(told.iter().map(|entry| entry.change()));
+        self.store.write(changes)?;
+        self.queue.push(told);
+        state.records.extend(next.records);
+        for id in &next.gone {
+            state.records.remove(id);
+        }
+        state.histories.extend(next.histories);
+        self.count_firing(state);
+        Ok(())
+    }
+}
+
+/// What comes of a look, before it is kept.
+#[derive(Debug, Default)]
+struct Next {
+    records: BTreeMap<String, Record>,
+    gone: Vec<String>,
+    histories: BTreeMap<Service, History>,
+}
+
+impl Next {
+    fn take(&mut self, before: &Record, outcome: Outcome) {
+        match outcome {
+            Outcome::Same => {}
+            Outcome::Now(record) => {
+                self.gone.retain(|id| *id != record.id);
+                self.records.insert(record.id.clone(), *record);
+            }
+            Outcome::Gone => {
+                self.records.remove(&before.id);
+                self.gone.push(before.id.clone());
+            }
+        }
+    }
+}
+
+/// Alerts of a service that fired within a day before `now`.
+fn fired_today(state: &State, next: &Next, service: &Service, now: UnixNanos) -> usize {
+    let horizon = now.saturating_sub(DAY).get();
+    let kept = state
+        .records
+        .values()
+        .filter(|r| !next.records.contains_key(&r.id));
+    kept.chain(next.records.values())
+        .filter(|r| (&r.tenant, &r.namespace, &r.service) == (&service.0, &service.1, &service.2))
+        .filter(|r| r.fired_ns.is_some_and(|fired| fired > horizon))
+        .count()
+}
+
+/// Closed alerts beyond [`MAX_CLOSED`], oldest first.
+fn forgotten(state: &State, next: &Next) -> Vec<String> {
+    let mut closed: Vec<(i64, &String)> = state
+        .records
+        .values()
+        .filter(|record| !record.is_open() && !next.records.contains_key(&record.id))
+        .map(|record| (record.closed_ns.unwrap_or(0), &record.id))
+        .collect();
+    closed.sort_unstable();
+    let surplus = closed.len().saturating_sub(MAX_CLOSED);
+    closed
+        .into_iter()
+        .take(surplus)
+        .map(|(_, id)| id.clone())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,29 @@
+//! What alerts take from feature rows and findings: who sent them and what
+//! they are about.
+
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::detect::FindingKind;
+use crate::feature::SeriesRow;
+
+/// Names the instance that sent `row`: its pod, so that a new version of a pod
+/// continues the old one, or its series where there are no pods.
+pub(super) fn instance(row: &SeriesRow) -> String {
+    match row.pod.as_str() {
+        "" => format!("series {:016x}", row.series),
+        pod => format!("pod {pod}"),
+    }
+}
+
+/// Names the alert about `functions` of the service of `row`: 16 hexadecimal
+/// digits; pods are no part of it. Never changes: alerts of different releases
+/// must meet.
+pub(super) fn identity(row: &SeriesRow, kind: FindingKind, functions: &[String]) -> String {
+    let mut hash = Xxh3::new();
+    let of = [&row.tenant, kind.name(), &row.namespace, &row.service];
+    for text in of.into_iter().chain(functions.iter().map(String::as_str)) {
+        hash.update(text.as_bytes());
+        hash.update(&[0xff]);
+    }
+    format!("{:016x}", hash.digest())
+}

@@ -1,0 +1,105 @@
+//! The command line: one file per verb.
+//!
+//! `serve` runs a collector. The other verbs are clients: they ask a running
+//! one over gRPC and never open its folder. Answers go to stdout, talk and
+//! errors to stderr; a terminal gets colours and widths, a pipe plain text.
+
+pub mod anomalies;
+pub mod client;
+pub mod labels;
+pub mod output;
+pub mod query;
+pub mod serve;
+pub mod services;
+pub mod status;
+mod table;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use proto::status::chain;
+use proto::window::{Clock, SystemClock};
+
+/// Tepui's collector: stores profiles, serves merged flame graphs, raises alerts.
+#[derive(Debug, Parser)]
+#[command(
+    name = "collector",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a collector: gRPC, HTTP API and web page on one port
+    Serve(serve::Args),
+    /// Show the merged profile of a service
+    Query(query::Args),
+    /// List services with their state
+    Services(services::Args),
+    /// List label names of a service, or the values of one
+    Labels(labels::Args),
+    /// List alerts, follow them, or show one with its evidence
+    Anomalies(anomalies::Args),
+    /// Show the state of the collector and its agents
+    Status(status::Args),
+}
+
+/// Why a verb failed; decides the exit code.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The command line asks for something that cannot be. Exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration cannot be used. Exit code 64.
+    #[error("{0}")]
+    Config(String),
+    /// The work failed. Exit code 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CliError {
+    /// Returns the failure of the work, with all its causes.
+    pub fn failed(error: &dyn std::error::Error) -> Self {
+        Self::Failed(chain(error))
+    }
+
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Failed(_) => ExitCode::from(1),
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Config(_) => ExitCode::from(crate::config::EXIT_CODE),
+        }
+    }
+}
+
+impl From<crate::time_range::TimeRangeError> for CliError {
+    fn from(error: crate::time_range::TimeRangeError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+///
+/// [`CliError`] with a message for the user.
+pub async fn run(cli: Cli) -> Result<(), CliError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let now = clock.now();
+    match cli.verb {
+        Verb::Serve(args) => serve::run(args, clock).await,
+        Verb::Query(args) => query::run(args, now).await,
+        Verb::Services(args) => services::run(args, now).await,
+        Verb::Labels(args) => labels::run(args).await,
+        Verb::Anomalies(args) => anomalies::run(args, clock.as_ref()).await,
+        Verb::Status(args) => status::run(args, now).await,
+    }
+}

@@ -1,0 +1,168 @@
+//! `collector query`.
+
+use std::path::{Path, PathBuf};
+
+use proto::pb::tepui as pb;
+use proto::window::UnixNanos;
+use regex::Regex;
+
+use super::CliError;
+use super::client::ClientArgs;
+use super::labels::checked_selector;
+use super::output::{self, with_spinner};
+use crate::answer::ProfileAnswer;
+use crate::http::api::range_text;
+use crate::query::ServiceName;
+use crate::render::{self, Format, RenderContext, Style};
+use crate::time_range;
+
+/// Flags of `query`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  collector query --service logger --since 1h
+      the merged flame graph, drawn in the terminal
+  collector query --service prod/logger --since 24h --format top
+      functions by the CPU they use themselves
+  collector query --service logger --since 1h --type inuse_space -o heap.svg
+      memory in use as an interactive flame graph; the file's name says the format
+  collector query --service logger --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z \\
+      --select '{version=\"1.8\",pod=~\"a.*\"}' --focus startSink -o spin.pb.gz
+  go tool pprof -http=: spin.pb.gz")]
+pub struct Args {
+    /// Service, or NAMESPACE/SERVICE; without a namespace every one counts
+    #[arg(long, value_name = "NAME")]
+    service: String,
+    /// Start of the range: 90m, 1h, 7d, a date or RFC 3339
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    since: String,
+    /// End of the range
+    #[arg(long, value_name = "TIME", default_value = "now")]
+    until: String,
+    /// What is counted: cpu, inuse_space, alloc_objects, goroutine, …
+    #[arg(long = "type", value_name = "TYPE", default_value = "cpu")]
+    profile_type: String,
+    /// Only series that match, such as '{version="1.8",pod=~"a.*"}'
+    #[arg(long, value_name = "SELECTOR")]
+    select: Option<String>,
+    /// Only samples with a function that matches
+    #[arg(long, value_name = "REGEX")]
+    focus: Option<String>,
+    /// No samples with a function that matches
+    #[arg(long, value_name = "REGEX")]
+    ignore: Option<String>,
+    /// tree, top, folded, svg, pprof, json or speedscope [default: by the name of -o, else tree]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Write to this file instead of stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Fold all but this many of the largest nodes into "other" [default: the collector's]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    max_nodes: u32,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// The format whose files are named like `path`.
+fn format_of(path: &Path) -> Option<Format> {
+    let name = path.file_name()?.to_str()?;
+    // "x.speedscope.json" is no plain JSON: the longest ending decides.
+    Format::ALL
+        .into_iter()
+        .filter(|format| *format != Format::Tree)
+        .filter(|format| name.ends_with(&format!(".{}", format.extension())))
+        .max_by_key(|format| format.extension().len())
+}
+
+fn checked_regex(flag: &str, text: Option<String>) -> Result<String, CliError> {
+    let Some(text) = text else {
+        return Ok(String::new());
+    };
+    match Regex::new(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(CliError::Usage(format!(
+            "{flag} {text:?} is no regular expression: {error}"
+        ))),
+    }
+}
+
+/// Asks for a profile and writes it.
+///
+/// # Errors
+///
+/// [`CliError`] if a flag cannot be used, the collector does not answer, or
+/// the answer cannot be written.
+pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
+    let by_name = args.output.as_deref().and_then(format_of);
+    let format = args.format.or(by_name).unwrap_or(Format::Tree);
+    if args.output.is_none() && !format.is_text() && output::is_terminal() {
+        return Err(CliError::Usage(format!(
+            "--format {format} is binary and stdout is a terminal; name a file: -o profile.{}",
+            format.extension()
+        )));
+    }
+    let service: ServiceName = args
+        .service
+        .parse()
+        .map_err(|_| CliError::Usage("--service must be NAME or NAMESPACE/NAME".to_owned()))?;
+    let window = time_range::window(Some(&args.since), Some(&args.until), now)?;
+    let request = pb::ProfileRequest {
+        service: args.service.clone(),
+        start_unix_nanos: window.start().get(),
+        end_unix_nanos: window.end().get(),
+        profile_type: args.profile_type.clone(),
+        selector: checked_selector(args.select)?,
+        focus: checked_regex("--focus", args.focus)?,
+        ignore: checked_regex("--ignore", args.ignore)?,
+        max_nodes: args.max_nodes,
+    };
+    let mut client = args.client.connect().await?;
+    let what = format!(
+        "get the {} profile of {:?}",
+        args.profile_type, args.service
+    );
+    let response = with_spinner("merging profiles", client.query.profile(request)).await;
+    let response = response.map_err(|status| client.failure(&what, &status))?;
+    let answer = ProfileAnswer::from_wire(response.into_inner())
+        .map_err(|error| CliError::failed(&error))?;
+    let context = RenderContext {
+        title: format!("{service} · {}", args.profile_type),
+        subtitle: Some(range_text(window)),
+    };
+    let style = match &args.output {
+        Some(_) => Style::default(),
+        None => output::stdout_style(),
+    };
+    let bytes = render::render(&answer, format, &context, &style)
+        .map_err(|error| CliError::failed(&error))?;
+    match &args.output {
+        Some(path) => output::write_file(path, &bytes),
+        None => output::print(&bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_file_says_its_format() {
+        for (name, expected) in [
+            ("a.svg", Some(Format::Svg)),
+            ("dir.svg/p.pb.gz", Some(Format::Pprof)),
+            ("x.json", Some(Format::Json)),
+            ("x.speedscope.json", Some(Format::Speedscope)),
+            ("x.folded", Some(Format::Folded)),
+            ("x.txt", Some(Format::Top)),
+            ("svg", None),
+            ("x", None),
+        ] {
+            assert_eq!(format_of(Path::new(name)), expected, "{name}");
+        }
+    }
+}

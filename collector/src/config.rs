@@ -1,0 +1,562 @@
+//! Configuration of the collector: defaults, then a TOML file, then
+//! environment variables `TEPUI__COLLECTOR__SECTION__KEY`, then flags.
+//!
+//! Checked once, before any port opens. Unknown keys are errors, unknown
+//! variables under the collector's prefix too; the agent's part of the
+//! environment is not looked at. `collector.example.toml` equals the defaults.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Environment, File, FileFormat};
+use serde::Deserialize;
+
+/// Prefix of the collector's environment variables.
+pub const ENV_PREFIX: &str = "TEPUI__COLLECTOR";
+/// Exit code of a process whose configuration cannot be used
+/// (`EX_USAGE` of sysexits.h).
+pub const EXIT_CODE: u8 = 64;
+/// Smallest cache: one busy service's tree must fit.
+const MIN_CACHE_BYTES: u64 = 8 << 20;
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address and port of gRPC, API and page; port 0 takes a free one.
+    pub listen: String,
+    /// Folder of the store.
+    pub data: PathBuf,
+    /// Address that links in alerts begin with; empty for the listening one.
+    pub public_url: String,
+    /// Who may ask and push.
+    pub auth: AuthConfig,
+    /// Encryption.
+    pub tls: TlsConfig,
+    /// What is kept.
+    pub store: StoreConfig,
+    /// When a finding becomes an alert.
+    pub detect: DetectConfig,
+    /// Where alerts are sent.
+    pub hook: HookConfig,
+    /// The collector's own profile.
+    pub self_profile: SelfProfileConfig,
+}
+
+/// Who may ask and push.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// File of bearer tokens; empty for none.
+    pub token_file: PathBuf,
+    /// Whether to serve other machines without tokens.
+    pub allow_unauthenticated: bool,
+}
+
+/// Encryption; without both files the port speaks plain text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// File with the certificate and its chain, PEM.
+    pub cert_file: PathBuf,
+    /// File with the certificate's key, PEM.
+    pub key_file: PathBuf,
+}
+
+/// What is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// How long windows are kept.
+    #[serde(with = "humantime_serde")]
+    pub retention: Duration,
+    /// Most bytes of trees and tables in memory.
+    pub cache_bytes: u64,
+}
+
+/// When a finding becomes an alert.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DetectConfig {
+    /// Grain of a feature row.
+    #[serde(with = "humantime_serde")]
+    pub step: Duration,
+    /// How long a finding lasts before it fires; `for` in the file.
+    #[serde(rename = "for", with = "humantime_serde")]
+    pub hold: Duration,
+    /// How long it must be gone before it resolves.
+    #[serde(with = "humantime_serde")]
+    pub keep: Duration,
+    /// Cores below which a spin is not reported.
+    pub min_cores: f64,
+}
+
+/// Where alerts are sent.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HookConfig {
+    /// Receives Alertmanager's webhook JSON by POST; empty for none.
+    pub url: String,
+    /// How long one delivery may take.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+/// The collector's own profile.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelfProfileConfig {
+    /// Whether the collector profiles itself into itself.
+    pub enabled: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:4040".to_owned(),
+            data: PathBuf::from("tepui-data"),
+            public_url: String::new(),
+            auth: AuthConfig::default(),
+            tls: TlsConfig::default(),
+            store: StoreConfig::default(),
+            detect: DetectConfig::default(),
+            hook: HookConfig::default(),
+            self_profile: SelfProfileConfig::default(),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            retention: 14 * 24 * HOUR,
+            cache_bytes: 256 << 20,
+        }
+    }
+}
+
+impl Default for DetectConfig {
+    fn default() -> Self {
+        Self {
+            step: Duration::from_secs(60),
+            hold: Duration::from_secs(300),
+            keep: Duration::from_secs(300),
+            min_cores: 0.5,
+        }
+    }
+}
+
+impl Default for HookConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for SelfProfileConfig {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// Values given on the command line; they win over everything else.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `listen`.
+    pub listen: Option<String>,
+    /// `data`.
+    pub data: Option<PathBuf>,
+    /// `public_url`.
+    pub public_url: Option<String>,
+    /// `auth.token_file`.
+    pub token_file: Option<PathBuf>,
+    /// `auth.allow_unauthenticated`, when set.
+    pub allow_unauthenticated: bool,
+    /// `hook.url`.
+    pub hook_url: Option<String>,
+    /// `detect.step`.
+    pub detect_step: Option<Duration>,
+    /// `detect.for`.
+    pub detect_for: Option<Duration>,
+}
+
+/// Why a configuration is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file or variable cannot be read or holds an unknown key.
+    #[error("cannot read the configuration")]
+    Read(#[source] config::ConfigError),
+    /// A value cannot be used.
+    #[error("{key} = {value:?} cannot be used: {reason}")]
+    Value {
+        /// The key, with its section.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        reason: &'static str,
+    },
+    /// Other machines could read and write without a token.
+    #[error(
+        "listen = {listen} can be reached from other machines and nothing would ask who calls; \
+         listen on 127.0.0.1, or name a file of tokens (--token-file FILE), \
+         or accept everybody (--allow-unauthenticated)"
+    )]
+    Unprotected {
+        /// The address.
+        listen: SocketAddr,
+    },
+}
+
+impl Config {
+    /// Reads and checks the configuration.
+    ///
+    /// `environment` holds all variables of the process.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if a source cannot be read, a key is unknown, a value
+    /// cannot be used, or the port would be open to others without tokens.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        overrides: Overrides,
+    ) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder();
+        if let Some(path) = file {
+            builder = builder.add_source(File::from(path).format(FileFormat::Toml));
+        }
+        let environment = Environment::with_prefix(ENV_PREFIX)
+            .prefix_separator("__")
+            .separator("__")
+            .source(Some(environment.into_iter().collect()));
+        let mut config: Self = builder
+            .add_source(environment)
+            .build()
+            .and_then(config::Config::try_deserialize)
+            .map_err(ConfigError::Read)?;
+        config.apply(overrides);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn apply(&mut self, overrides: Overrides) {
+        fn set<T>(place: &mut T, value: Option<T>) {
+            if let Some(value) = value {
+                *place = value;
+            }
+        }
+        set(&mut self.listen, overrides.listen);
+        set(&mut self.data, overrides.data);
+        set(&mut self.public_url, overrides.public_url);
+        set(&mut self.auth.token_file, overrides.token_file);
+        set(&mut self.hook.url, overrides.hook_url);
+        set(&mut self.detect.step, overrides.detect_step);
+        set(&mut self.detect.hold, overrides.detect_for);
+        self.auth.allow_unauthenticated |= overrides.allow_unauthenticated;
+    }
+
+    /// `listen` as an address.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Value`] if it is none.
+    pub fn listen_address(&self) -> Result<SocketAddr, ConfigError> {
+        let numeric = self.listen.replacen("localhost:", "127.0.0.1:", 1);
+        numeric.parse().map_err(|_| ConfigError::Value {
+            key: "listen",
+            value: self.listen.clone(),
+            reason: "it must be ADDRESS:PORT, such as 127.0.0.1:4040 or [::]:4040",
+        })
+    }
+
+    /// The token file, if there is one.
+    pub fn token_file(&self) -> Option<&Path> {
+        let file = self.auth.token_file.as_path();
+        (!file.as_os_str().is_empty()).then_some(file)
+    }
+
+    /// Certificate and key files, if there are any.
+    pub fn tls_files(&self) -> Option<(&Path, &Path)> {
+        let (cert, key) = (&self.tls.cert_file, &self.tls.key_file);
+        (!cert.as_os_str().is_empty()).then_some((cert, key))
+    }
+
+    /// What links begin with, without a slash at the end; `bound` is where the
+    /// port was opened.
+    pub fn public_url(&self, bound: SocketAddr) -> String {
+        if !self.public_url.is_empty() {
+            return self.public_url.trim_end_matches('/').to_owned();
+        }
+        let scheme = match self.tls_files() {
+            Some(_) => "https",
+            None => "http",
+        };
+        format!("{scheme}://{bound}")
+    }
+
+    /// What is allowed and still should be known, one sentence each.
+    pub fn warnings(&self) -> Vec<&'static str> {
+        let off_loopback = self
+            .listen_address()
+            .is_ok_and(|address| !address.ip().is_loopback());
+        let mut warnings = Vec::new();
+        if off_loopback && self.token_file().is_none() {
+            warnings.push("everybody who reaches the port may read and write");
+        }
+        if off_loopback && self.token_file().is_some() && self.tls_files().is_none() {
+            warnings.push("tokens travel unencrypted; set tls.cert_file and tls.key_file");
+        }
+        warnings
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let listen = self.listen_address()?;
+        let detect = &self.detect;
+        let rules: [(&'static str, String, bool, &'static str); 10] = [
+            (
+                "data",
+                self.data.display().to_string(),
+                !self.data.as_os_str().is_empty(),
+                "it must name a folder",
+            ),
+            (
+                "public_url",
+                self.public_url.clone(),
+                self.public_url.is_empty() || is_url(&self.public_url),
+                "it must be empty, or begin with http:// or https:// and name a host",
+            ),
+            (
+                "tls.key_file",
+                self.tls.key_file.display().to_string(),
+                self.tls.cert_file.as_os_str().is_empty()
+                    == self.tls.key_file.as_os_str().is_empty(),
+                "tls.cert_file and tls.key_file must be given together",
+            ),
+            (
+                "store.retention",
+                text(self.store.retention),
+                self.store.retention >= HOUR && self.store.retention <= 10 * 366 * 24 * HOUR,
+                "it must be between 1h and 10 years",
+            ),
+            (
+                "store.cache_bytes",
+                self.store.cache_bytes.to_string(),
+                self.store.cache_bytes >= MIN_CACHE_BYTES,
+                "it must be at least 8388608",
+            ),
+            (
+                "detect.step",
+                text(detect.step),
+                detect.step.subsec_nanos() == 0
+                    && (10..=3_600).contains(&detect.step.as_secs())
+                    && 3_600_u64.checked_rem(detect.step.as_secs()) == Some(0),
+                "it must be whole seconds that divide an hour, from 10s to 1h",
+            ),
+            (
+                "detect.for",
+                text(detect.hold),
+                detect.hold >= detect.step && detect.hold <= 24 * HOUR,
+                "it must be between detect.step and 24h",
+            ),
+            (
+                "detect.keep",
+                text(detect.keep),
+                detect.keep <= 24 * HOUR,
+                "it must be at most 24h",
+            ),
+            (
+                "detect.min_cores",
+                detect.min_cores.to_string(),
+                detect.min_cores.is_finite() && detect.min_cores > 0.0,
+                "it must be a number above 0",
+            ),
+            (
+                "hook.url",
+                self.hook.url.clone(),
+                self.hook.url.is_empty() || is_url(&self.hook.url),
+                "it must be empty, or begin with http:// or https:// and name a host",
+            ),
+        ];
+        for (key, value, holds, reason) in rules {
+            if !holds {
+                return Err(ConfigError::Value { key, value, reason });
+            }
+        }
+        if self.hook.timeout.is_zero() {
+            return Err(ConfigError::Value {
+                key: "hook.timeout",
+                value: text(self.hook.timeout),
+                reason: "it must be above 0s",
+            });
+        }
+        let asks = self.token_file().is_some() || self.auth.allow_unauthenticated;
+        if !listen.ip().is_loopback() && !asks {
+            return Err(ConfigError::Unprotected { listen });
+        }
+        Ok(())
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+        && !text.chars().any(char::is_whitespace)
+}
+
+fn text(length: Duration) -> String {
+    humantime::format_duration(length).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/collector.example.toml");
+
+    fn load(toml: &str, env: &[(&str, &str)], flags: Overrides) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("collector.toml");
+        std::fs::write(&path, toml).unwrap();
+        let env = env
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Config::load(Some(&path), env, flags)
+    }
+
+    #[test]
+    fn the_example_equals_the_defaults() {
+        let none = std::iter::empty();
+        let example = Config::load(Some(Path::new(EXAMPLE)), none, Overrides::default()).unwrap();
+        assert_eq!(example, Config::default());
+    }
+
+    #[test]
+    fn the_example_names_every_key() {
+        let example = std::fs::read_to_string(EXAMPLE).unwrap();
+        for key in [
+            "listen",
+            "data",
+            "public_url",
+            "token_file",
+            "allow_unauthenticated",
+            "cert_file",
+            "key_file",
+            "retention",
+            "cache_bytes",
+            "step",
+            "for",
+            "keep",
+            "min_cores",
+            "url",
+            "timeout",
+            "enabled",
+        ] {
+            let line = format!("\n{key} = ");
+            assert!(example.contains(&line), "{key}");
+        }
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let toml = "listen = \"127.0.0.1:1\"\n[detect]\nstep = \"10s\"\nfor = \"20s\"\n[store]\nretention = \"2d\"";
+        let env = [
+            ("TEPUI__COLLECTOR__LISTEN", "127.0.0.1:2"),
+            ("TEPUI__COLLECTOR__STORE__CACHE_BYTES", "16777216"),
+            ("TEPUI__COLLECTOR__SELF_PROFILE__ENABLED", "false"),
+            ("TEPUI__COLLECTOR__DETECT__FOR", "30s"),
+            ("TEPUI__AGENT__CPU__RATE_HZ", "ignored"),
+            ("TEPUI_COLLECTOR_PORT", "tcp://ignored"),
+        ];
+        let flags = Overrides {
+            listen: Some("localhost:3".to_owned()),
+            ..Overrides::default()
+        };
+        let config = load(toml, &env, flags).unwrap();
+        assert_eq!(config.listen_address().unwrap().to_string(), "127.0.0.1:3");
+        assert_eq!(config.detect.step, Duration::from_secs(10));
+        assert_eq!(config.detect.hold, Duration::from_secs(30));
+        assert_eq!(config.store.retention, 48 * HOUR);
+        assert_eq!(config.store.cache_bytes, 16 << 20);
+        assert!(!config.self_profile.enabled);
+    }
+
+    #[test]
+    fn wrong_settings_are_refused_by_name() {
+        for (toml, env, expected) in [
+            ("port = 1", None, "port"),
+            ("[nonsense]", None, "nonsense"),
+            ("[store]\nkeep = \"1d\"", None, "keep"),
+            ("", Some(("TEPUI__COLLECTOR__DETECT__STEPS", "1")), "steps"),
+            ("listen = \"4040\"", None, "listen"),
+            ("listen = \"example.org:4040\"", None, "listen"),
+            ("data = \"\"", None, "data"),
+            ("public_url = \"tepui.example\"", None, "public_url"),
+            ("[tls]\ncert_file = \"a.pem\"", None, "together"),
+            ("[store]\nretention = \"1m\"", None, "store.retention"),
+            ("[store]\ncache_bytes = 1", None, "store.cache_bytes"),
+            ("[detect]\nstep = \"7s\"", None, "detect.step"),
+            ("[detect]\nstep = \"0s\"", None, "detect.step"),
+            ("[detect]\nfor = \"10s\"", None, "detect.for"),
+            ("[detect]\nmin_cores = 0", None, "detect.min_cores"),
+            ("[detect]\nmin_cores = nan", None, "detect.min_cores"),
+            ("[hook]\nurl = \"localhost:9\"", None, "hook.url"),
+            ("[hook]\ntimeout = \"0s\"", None, "hook.timeout"),
+        ] {
+            let error = load(toml, env.as_slice(), Overrides::default()).unwrap_err();
+            let shown = proto::status::chain(&error);
+            assert!(shown.contains(expected), "{toml} {env:?}: {shown}");
+        }
+    }
+
+    #[test]
+    fn other_machines_are_served_only_with_tokens_or_on_demand() {
+        let tokens = "[auth]\ntoken_file = \"tokens\"";
+        let tls = "[auth]\ntoken_file = \"t\"\n[tls]\ncert_file = \"c\"\nkey_file = \"k\"";
+        let open = "[auth]\nallow_unauthenticated = true";
+        for (listen, toml, starts, warnings) in [
+            ("127.0.0.1:0", "", true, 0),
+            ("[::1]:0", "", true, 0),
+            ("0.0.0.0:0", "", false, 0),
+            ("[::]:0", "", false, 0),
+            ("0.0.0.0:0", tokens, true, 1),
+            ("0.0.0.0:0", tls, true, 0),
+            ("0.0.0.0:0", open, true, 1),
+        ] {
+            let flags = Overrides {
+                listen: Some(listen.to_owned()),
+                ..Overrides::default()
+            };
+            match load(toml, &[], flags) {
+                Ok(config) => {
+                    assert!(starts, "{listen} {toml}");
+                    assert_eq!(config.warnings().len(), warnings, "{listen} {toml}");
+                }
+                Err(error) => {
+                    let shown = error.to_string();
+                    assert!(!starts, "{listen} {toml}: {shown}");
+                    for way in ["127.0.0.1", "--token-file", "--allow-unauthenticated"] {
+                        assert!(shown.contains(way), "{shown}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn links_begin_with_the_public_address() {
+        let bound: SocketAddr = "127.0.0.1:7".parse().unwrap();
+        let mut config = Config::default();
+        assert_eq!(config.public_url(bound), "http://127.0.0.1:7");
+        config.tls.cert_file = PathBuf::from("c");
+        assert_eq!(config.public_url(bound), "https://127.0.0.1:7");
+        config.public_url = "https://tepui.example/".to_owned();
+        assert_eq!(config.public_url(bound), "https://tepui.example");
+    }
+}

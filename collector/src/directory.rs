@@ -1,0 +1,207 @@
+//! What is known of services, profile types and series, in memory.
+//!
+//! Filled from the store at start, extended by the writer once a group is
+//! durable, read by queries. A service's series are read when first needed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use proto::labels::LabelSet;
+use rustc_hash::FxHashMap;
+
+use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType};
+
+/// Series of one service.
+#[derive(Debug, Default)]
+pub struct SeriesTable {
+    ids: FxHashMap<LabelSet, SeriesId>,
+    labels: BTreeMap<SeriesId, Arc<LabelSet>>,
+}
+
+impl SeriesTable {
+    /// The id of a series, if it is known.
+    pub fn id(&self, labels: &LabelSet) -> Option<SeriesId> {
+        self.ids.get(labels).copied()
+    }
+
+    /// Labels of series `id`.
+    pub fn labels(&self, id: SeriesId) -> Option<&Arc<LabelSet>> {
+        self.labels.get(&id)
+    }
+
+    /// Every series, by id.
+    pub fn iter(&self) -> impl Iterator<Item = (SeriesId, &Arc<LabelSet>)> {
+        self.labels.iter().map(|(id, labels)| (*id, labels))
+    }
+
+    /// How many series there are.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    fn insert(&mut self, id: SeriesId, labels: LabelSet) {
+        self.labels.insert(id, Arc::new(labels.clone()));
+        self.ids.insert(labels, id);
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    services: BTreeMap<ServiceKey, ServiceId>,
+    names: BTreeMap<ServiceId, Arc<ServiceKey>>,
+    types: Vec<(PtypeId, Arc<StoredType>)>,
+    series: FxHashMap<ServiceId, SeriesTable>,
+    /// Latest start of a window, in seconds since 1970.
+    last_s: FxHashMap<ServiceId, u64>,
+}
+
+/// The directory of one store.
+#[derive(Debug)]
+pub struct Directory {
+    store: Arc<dyn Store>,
+    state: RwLock<State>,
+}
+
+/// What a durable group added.
+#[derive(Debug, Default)]
+pub struct Additions {
+    /// New services.
+    pub services: Vec<(ServiceId, ServiceKey)>,
+    /// New profile types.
+    pub types: Vec<(PtypeId, StoredType)>,
+    /// New series.
+    pub series: Vec<(ServiceId, SeriesId, LabelSet)>,
+    /// Services that got a window, with its start in seconds.
+    pub windows: Vec<(ServiceId, u64)>,
+}
+
+impl Directory {
+    /// Reads the directory of `store`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store fails or a row is damaged.
+    pub fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
+        let catalog = store.catalog()?;
+        let directory = Self {
+            store,
+            state: RwLock::default(),
+        };
+        directory.add(Additions {
+            services: catalog.services,
+            types: catalog.types,
+            ..Additions::default()
+        });
+        Ok(directory)
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what a group made durable.
+    pub fn add(&self, additions: Additions) {
+        let mut state = self.write();
+        for (id, key) in additions.services {
+            state.names.insert(id, Arc::new(key.clone()));
+            state.services.insert(key, id);
+        }
+        for (id, stored) in additions.types {
+            state.types.push((id, Arc::new(stored)));
+        }
+        for (service, id, labels) in additions.series {
+            state.series.entry(service).or_default().insert(id, labels);
+        }
+        for (service, start_s) in additions.windows {
+            let last = state.last_s.entry(service).or_default();
+            *last = start_s.max(*last);
+        }
+    }
+
+    /// The id of a service, if it is known.
+    pub fn service(&self, key: &ServiceKey) -> Option<ServiceId> {
+        self.read().services.get(key).copied()
+    }
+
+    /// The name of a service.
+    pub fn service_key(&self, id: ServiceId) -> Option<Arc<ServiceKey>> {
+        self.read().names.get(&id).map(Arc::clone)
+    }
+
+    /// Services of `tenant`, by namespace and name.
+    pub fn services(&self, tenant: &str) -> Vec<(ServiceId, ServiceKey)> {
+        let state = self.read();
+        let services = state.services.iter();
+        services
+            .filter(|(key, _)| key.tenant == tenant)
+            .map(|(key, id)| (*id, key.clone()))
+            .collect()
+    }
+
+    /// Every service, of all tenants.
+    pub fn service_ids(&self) -> Vec<ServiceId> {
+        self.read().names.keys().copied().collect()
+    }
+
+    /// How many services there are, of all tenants.
+    pub fn service_count(&self) -> usize {
+        self.read().services.len()
+    }
+
+    /// The id of a profile type, if it is known.
+    pub fn type_id(&self, stored: &StoredType) -> Option<PtypeId> {
+        let state = self.read();
+        let mut types = state.types.iter();
+        types
+            .find(|(_, known)| **known == *stored)
+            .map(|(id, _)| *id)
+    }
+
+    /// Every profile type.
+    pub fn types(&self) -> Vec<(PtypeId, Arc<StoredType>)> {
+        self.read().types.clone()
+    }
+
+    /// Latest start of a window since this process began, in seconds since 1970.
+    pub fn last_window_s(&self, service: ServiceId) -> Option<u64> {
+        self.read().last_s.get(&service).copied()
+    }
+
+    /// Calls `look` with the series of `service`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when they must be read from the store and that fails.
+    pub fn with_series<T>(
+        &self,
+        service: ServiceId,
+        look: impl FnOnce(&SeriesTable) -> T,
+    ) -> Result<T, StoreError> {
+        if let Some(table) = self.read().series.get(&service) {
+            return Ok(look(table));
+        }
+        // Read and inserted under the lock, so that a series that the writer
+        // adds meanwhile cannot be missed.
+        let mut state = self.write();
+        if !state.series.contains_key(&service) {
+            let mut table = SeriesTable::default();
+            for (id, labels) in self.store.series(service)? {
+                table.insert(id, labels);
+            }
+            state.series.insert(service, table);
+        }
+        Ok(match state.series.get(&service) {
+            Some(table) => look(table),
+            None => look(&SeriesTable::default()),
+        })
+    }
+}

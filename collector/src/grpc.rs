@@ -1,0 +1,179 @@
+//! The gRPC door for readers: `tepui.v1.Query`.
+
+use proto::labels::Selector;
+use proto::pb::tepui as pb;
+use proto::pb::tepui::query_server::Query as QueryDoor;
+use proto::status::{Kind, chain};
+use proto::window::{UnixNanos, Window};
+use regex::{Regex, RegexBuilder};
+use tonic::{Request, Response, Status};
+
+use crate::alert::AlertFilter;
+use crate::auth::Principal;
+use crate::http::App;
+use crate::metrics::QueryKind;
+use crate::query::{ProfileRequest, QueryError, ServiceName};
+use crate::shapes::firing;
+
+/// Largest compiled regular expression of a request, in bytes.
+const MAX_REGEX_BYTES: usize = 1 << 20;
+
+/// The query service.
+#[derive(Debug)]
+pub struct QueryService {
+    app: App,
+}
+
+impl QueryService {
+    /// Returns the service that answers from `app`.
+    pub fn new(app: App) -> Self {
+        Self { app }
+    }
+
+    fn counted<T>(&self, kind: QueryKind, found: Result<T, QueryError>) -> Result<T, Status> {
+        self.app.metrics.queries(kind).inc();
+        found.map_err(|error| {
+            self.app.metrics.query_failures(error.kind()).inc();
+            error.status()
+        })
+    }
+}
+
+fn principal<T>(request: &Request<T>) -> Result<Principal, Status> {
+    let principal = request.extensions().get::<Principal>().cloned();
+    principal.ok_or_else(|| Kind::Unauthenticated.status("no principal"))
+}
+
+fn invalid(error: &dyn std::error::Error) -> Status {
+    Kind::Invalid.status(chain(error))
+}
+
+fn window(start_ns: i64, end_ns: i64) -> Result<Window, Status> {
+    Window::new(UnixNanos::new(start_ns), UnixNanos::new(end_ns)).map_err(|e| invalid(&e))
+}
+
+fn service(text: &str) -> Result<ServiceName, Status> {
+    text.parse().map_err(|error: QueryError| error.status())
+}
+
+fn selector(text: &str) -> Result<Selector, Status> {
+    text.parse().map_err(|error| invalid(&error))
+}
+
+/// Compiles a function pattern within a size cap; an empty one is none.
+///
+/// # Errors
+///
+/// The regex crate's, when the pattern is not usable.
+pub fn pattern(text: &str) -> Result<Option<Regex>, regex::Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    RegexBuilder::new(text)
+        .size_limit(MAX_REGEX_BYTES)
+        .build()
+        .map(Some)
+}
+
+#[tonic::async_trait]
+impl QueryDoor for QueryService {
+    async fn profile(
+        &self,
+        request: Request<pb::ProfileRequest>,
+    ) -> Result<Response<pb::ProfileResponse>, Status> {
+        let principal = principal(&request)?;
+        let request = request.into_inner();
+        let profile = ProfileRequest {
+            service: service(&request.service)?,
+            window: window(request.start_unix_nanos, request.end_unix_nanos)?,
+            profile_type: request.profile_type,
+            selector: selector(&request.selector)?,
+            focus: pattern(&request.focus).map_err(|error| invalid(&error))?,
+            ignore: pattern(&request.ignore).map_err(|error| invalid(&error))?,
+            max_nodes: usize::try_from(request.max_nodes).unwrap_or(0),
+        };
+        let answer = self.app.query.profile(&principal.tenant, profile).await;
+        let answer = self.counted(QueryKind::Profile, answer)?;
+        Ok(Response::new(answer.to_wire()))
+    }
+
+    async fn services(
+        &self,
+        request: Request<pb::ServicesRequest>,
+    ) -> Result<Response<pb::ServicesResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let window = window(request.start_unix_nanos, request.end_unix_nanos)?;
+        let found = self.app.query.services(&tenant, window).await;
+        let found = self.counted(QueryKind::Services, found)?;
+        let services = found.into_iter().map(|summary| pb::Service {
+            firing_alerts: firing(&self.app.alerts, &tenant, &summary)
+                .try_into()
+                .unwrap_or(u32::MAX),
+            namespace: summary.namespace,
+            name: summary.name,
+            series: summary.series,
+            last_window_unix_nanos: summary.last_window.get(),
+            cpu_millicores: summary.cpu_millicores,
+            profile_types: summary.profile_types,
+        });
+        Ok(Response::new(pb::ServicesResponse {
+            services: services.collect(),
+        }))
+    }
+
+    async fn labels(
+        &self,
+        request: Request<pb::LabelsRequest>,
+    ) -> Result<Response<pb::LabelsResponse>, Status> {
+        let principal = principal(&request)?;
+        let request = request.into_inner();
+        let service = service(&request.service)?;
+        let selector = selector(&request.selector)?;
+        let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
+        let found = self
+            .app
+            .query
+            .labels(&principal.tenant, &service, &selector, name)
+            .await;
+        let values = self.counted(QueryKind::Labels, found)?;
+        Ok(Response::new(pb::LabelsResponse { values }))
+    }
+
+    async fn anomalies(
+        &self,
+        request: Request<pb::AnomaliesRequest>,
+    ) -> Result<Response<pb::AnomaliesResponse>, Status> {
+        let principal = principal(&request)?;
+        let request = request.into_inner();
+        let filter = AlertFilter {
+            service: match request.service.as_str() {
+                "" => None,
+                text => Some(service(text)?),
+            },
+            state: match request.state.as_str() {
+                "" => None,
+                text => Some(text.parse().map_err(|error| invalid(&error))?),
+            },
+            id: Some(request.id).filter(|id| !id.is_empty()),
+        };
+        let alerts = self.app.alerts.list(&principal.tenant, &filter);
+        let alerts_json = alerts
+            .iter()
+            .map(serde_json::to_string)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Kind::Internal.status(chain(&error)))?;
+        Ok(Response::new(pb::AnomaliesResponse { alerts_json }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        let principal = principal(&request)?;
+        let report = self.app.status.report(&principal.tenant);
+        let status_json =
+            serde_json::to_string(&report).map_err(|error| Kind::Internal.status(chain(&error)))?;
+        Ok(Response::new(pb::StatusResponse { status_json }))
+    }
+}

@@ -1,0 +1,10 @@
+//! Takes windows from agents: the gRPC door ([`stream`]), and the one writer
+//! behind it ([`writer`]) that maps stacks to the service's tree and commits
+//! batches in groups.
+
+pub mod dedupe;
+pub mod stream;
+pub mod writer;
+
+#[cfg(test)]
+mod tests;

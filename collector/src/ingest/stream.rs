@@ -1,0 +1,426 @@
+//! The gRPC door for agents: `tepui.v1.Ingest.Push`.
+//!
+//! Each stream is one state machine without tasks of its own: it reads while
+//! fewer than [`MAX_IN_FLIGHT`] batches wait for the writer, and answers in
+//! order. When the client goes, all of it is dropped.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use prost::Message;
+use proto::codec;
+use proto::dictionary::{WireWindow, WireWindowError};
+use proto::limits;
+use proto::pb::tepui as pb;
+use proto::pb::tepui::ingest_server::Ingest;
+use proto::status::{Kind, chain};
+use proto::window::Clock;
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info};
+
+use super::writer::{Outcome, SharedDictionary, Submission, lock};
+use crate::agents::Agents;
+use crate::auth::Principal;
+use crate::metrics::Metrics;
+
+/// Batches of one stream that may wait for the writer.
+const MAX_IN_FLIGHT: usize = 16;
+/// Dictionaries of all streams together, in bytes; beyond it a stream that
+/// wants to grow must begin anew.
+const MAX_DICTIONARIES_BYTES: usize = 512 << 20;
+/// What a sender waits when the writer's queue is full.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// A stream that says nothing for this long is ended; agents send a heartbeat
+/// every 30 s.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// The ingest service.
+#[derive(Debug)]
+pub struct IngestService {
+    queue: mpsc::Sender<Submission>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    agents: Arc<Agents>,
+    dictionaries_bytes: Arc<AtomicUsize>,
+}
+
+impl IngestService {
+    /// Returns the service in front of the writer that reads `queue`.
+    pub fn new(
+        queue: mpsc::Sender<Submission>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        agents: Arc<Agents>,
+    ) -> Self {
+        Self {
+            queue,
+            clock,
+            metrics,
+            agents,
+            dictionaries_bytes: Arc::default(),
+        }
+    }
+}
+
+/// One stream.
+struct Push {
+    inbound: Streaming<pb::PushRequest>,
+    queue: mpsc::Sender<Submission>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    agents: Arc<Agents>,
+    dictionaries_bytes: Arc<AtomicUsize>,
+    /// This stream's share of `dictionaries_bytes`.
+    counted_bytes: usize,
+    tenant: Arc<str>,
+    dictionary: SharedDictionary,
+    waiting: VecDeque<Waiting>,
+    greeted: Option<[u8; limits::INSTANCE_BYTES]>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Nothing more is read; what waits is answered.
+    Closing,
+    Ended,
+}
+
+/// A batch whose answer is owed.
+struct Waiting {
+    instance: Vec<u8>,
+    sequence: u64,
+    outcome: Owed,
+}
+
+enum Owed {
+    Now(Outcome),
+    Later(oneshot::Receiver<Outcome>),
+}
+
+impl Drop for Push {
+    fn drop(&mut self) {
+        self.dictionaries_bytes
+            .fetch_sub(self.counted_bytes, Ordering::Relaxed);
+        self.metrics.ingest_streams.sub(1);
+        if let Some(instance) = &self.greeted {
+            self.agents.gone(instance, self.clock.now());
+        }
+    }
+}
+
+fn refused(code: pb::RefusalCode, message: impl Into<String>, retry: Option<Duration>) -> Outcome {
+    Outcome::Refused {
+        code,
+        message: message.into(),
+        retry_after: retry,
+    }
+}
+
+fn message(outcome: Outcome, instance: Vec<u8>, sequence: u64) -> pb::PushResponse {
+    use pb::push_response::Body;
+    let body = match outcome {
+        Outcome::Acked { refused, duplicate } => Body::Ack(pb::Ack {
+            instance,
+            sequence,
+            refused: refused
+                .into_iter()
+                .map(|(window, code, message)| pb::WindowRefusal {
+                    window: u32::try_from(window).unwrap_or(u32::MAX),
+                    code: code.into(),
+                    message,
+                })
+                .collect(),
+            duplicate,
+        }),
+        Outcome::Refused {
+            code,
+            message,
+            retry_after,
+        } => Body::Refusal(pb::Refusal {
+            instance,
+            sequence,
+            code: code.into(),
+            message,
+            retry_after_millis: retry_after.map_or(0, |wait| {
+                u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
+            }),
+        }),
+    };
+    pb::PushResponse { body: Some(body) }
+}
+
+/// What the next turn of a stream does.
+enum Turn {
+    Answered(Outcome),
+    Read(Result<Option<pb::PushRequest>, Status>),
+    Silent,
+}
+
+impl Push {
+    /// The next answer of the stream; `None` once it has ended.
+    async fn next(&mut self) -> Option<Result<pb::PushResponse, Status>> {
+        loop {
+            if self.state == State::Ended {
+                return None;
+            }
+            let turn = self.turn().await?;
+            match turn {
+                Turn::Answered(outcome) => {
+                    let owed = self.waiting.pop_front()?;
+                    if let Outcome::Refused { code, .. } = &outcome
+                        && *code == pb::RefusalCode::DictionaryReset
+                    {
+                        // The last word: nothing on this stream holds any more.
+                        self.state = State::Ended;
+                    }
+                    return Some(Ok(message(outcome, owed.instance, owed.sequence)));
+                }
+                Turn::Read(Ok(Some(request))) => match self.read(request).await {
+                    Ok(None) => {}
+                    Ok(Some(response)) => return Some(Ok(response)),
+                    Err(status) => {
+                        self.state = State::Ended;
+                        return Some(Err(status));
+                    }
+                },
+                Turn::Read(Ok(None)) => self.state = State::Closing,
+                Turn::Read(Err(status)) => {
+                    debug!(error = %status, "stream broke");
+                    self.state = State::Closing;
+                }
+                Turn::Silent => {
+                    self.state = State::Ended;
+                    let message = "nothing was heard from the agent for two minutes";
+                    return Some(Err(Kind::Timeout.status(message)));
+                }
+            }
+        }
+    }
+
+    /// Waits for the next outcome or request; `None` when there can be neither.
+    async fn turn(&mut self) -> Option<Turn> {
+        let may_read = self.state == State::Open && self.waiting.len() < MAX_IN_FLIGHT;
+        let has_owed = !self.waiting.is_empty();
+        if !may_read && !has_owed {
+            return None;
+        }
+        let owed = async {
+            match self.waiting.front_mut().map(|owed| &mut owed.outcome) {
+                Some(Owed::Now(outcome)) => outcome.clone(),
+                Some(Owed::Later(receiver)) => receiver.await.unwrap_or_else(|_| {
+                    let code = pb::RefusalCode::Unavailable;
+                    refused(code, "the collector is stopping", Some(RETRY_AFTER))
+                }),
+                None => std::future::pending().await,
+            }
+        };
+        let inbound = &mut self.inbound;
+        Some(tokio::select! {
+            biased;
+            outcome = owed, if has_owed => Turn::Answered(outcome),
+            read = inbound.message(), if may_read => Turn::Read(read),
+            () = tokio::time::sleep(SILENCE), if may_read && !has_owed => Turn::Silent,
+        })
+    }
+
+    /// Handles one request; a response is sent at once.
+    async fn read(&mut self, request: pb::PushRequest) -> Result<Option<pb::PushResponse>, Status> {
+        use pb::push_request::Body;
+        match request.body {
+            Some(Body::Hello(hello)) => self.hello(hello).map(Some),
+            Some(Body::Heartbeat(beat)) => {
+                if let Some(instance) = &self.greeted {
+                    self.agents.heartbeat(instance, &beat, self.clock.now());
+                }
+                Ok(None)
+            }
+            Some(Body::Batch(batch)) => {
+                if self.greeted.is_none() {
+                    return Err(Kind::Invalid.status("the first message of a stream must be Hello"));
+                }
+                let (instance, sequence) = (batch.instance.clone(), batch.sequence);
+                let outcome = self.batch(batch).await;
+                self.waiting.push_back(Waiting {
+                    instance,
+                    sequence,
+                    outcome,
+                });
+                Ok(None)
+            }
+            None => Err(Kind::Invalid.status("push request without a body this collector knows")),
+        }
+    }
+
+    fn hello(&mut self, hello: pb::Hello) -> Result<pb::PushResponse, Status> {
+        if hello.protocol_version != limits::PROTOCOL_VERSION {
+            self.metrics
+                .refused_batches(pb::RefusalCode::UnsupportedVersion)
+                .inc();
+            return Err(Kind::Invalid.status(format!(
+                "protocol version {} is not spoken here, only {}",
+                hello.protocol_version,
+                limits::PROTOCOL_VERSION
+            )));
+        }
+        let instance = <[u8; limits::INSTANCE_BYTES]>::try_from(hello.instance.as_slice())
+            .map_err(|_| Kind::Invalid.status("instance must be 16 bytes"))?;
+        let now = self.clock.now();
+        info!(version = hello.agent_version, "agent connected");
+        self.greeted = Some(instance);
+        self.agents.hello(&self.tenant, instance, hello, now);
+        let narrow = |limit: usize| u64::try_from(limit).unwrap_or(u64::MAX);
+        let narrow32 = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
+        Ok(pb::PushResponse {
+            body: Some(pb::push_response::Body::Hello(pb::HelloAck {
+                limits: Some(pb::Limits {
+                    max_batch_bytes: narrow(limits::MAX_BATCH_BYTES),
+                    max_body_bytes: narrow(limits::MAX_BODY_BYTES),
+                    max_windows: narrow32(limits::MAX_WINDOWS),
+                    max_dictionary_entries: narrow32(limits::MAX_DICTIONARY_ENTRIES),
+                    max_dictionary_bytes: narrow(limits::MAX_DICTIONARY_BYTES),
+                    max_labels: narrow32(proto::labels::MAX_LABELS),
+                    max_stack_frames: narrow32(limits::MAX_STACK_FRAMES),
+                }),
+                collector_version: env!("CARGO_PKG_VERSION").to_owned(),
+                receive_time_unix_nanos: now.get(),
+            })),
+        })
+    }
+
+    /// Reads a batch and hands it to the writer. Whatever becomes of it, the
+    /// entries of its dictionary are applied in the order of the stream; when
+    /// they cannot be, the stream takes no further batch.
+    async fn batch(&mut self, batch: pb::Batch) -> Owed {
+        let instance = <[u8; limits::INSTANCE_BYTES]>::try_from(batch.instance.as_slice());
+        let sequence = batch.sequence;
+        let decoded = match tokio::task::spawn_blocking(move || unpack(&batch)).await {
+            Ok(decoded) => decoded,
+            Err(_panicked) => Err((pb::RefusalCode::Malformed, "batch not readable".to_owned())),
+        };
+        let applied = decoded.and_then(|body| self.apply(body));
+        let windows = match (instance, applied) {
+            (Ok(_), Ok(windows)) if sequence > 0 => windows,
+            (_, Ok(_)) => {
+                let message = "instance must be 16 bytes and sequence at least 1";
+                return self.give_up(pb::RefusalCode::Malformed, message.to_owned());
+            }
+            (_, Err((code, message))) => return self.give_up(code, message),
+        };
+        let (reply, outcome) = oneshot::channel();
+        let submission = Submission {
+            tenant: Arc::clone(&self.tenant),
+            instance: instance.unwrap_or_default(),
+            sequence,
+            windows,
+            dictionary: Arc::clone(&self.dictionary),
+            reply,
+        };
+        match self.queue.try_send(submission) {
+            Ok(()) => Owed::Later(outcome),
+            Err(_full) => {
+                let code = pb::RefusalCode::Overloaded;
+                self.metrics.refused_batches(code).inc();
+                Owed::Now(refused(code, "the write queue is full", Some(RETRY_AFTER)))
+            }
+        }
+    }
+
+    /// Refuses a batch whose dictionary is lost, and with it the stream.
+    fn give_up(&mut self, code: pb::RefusalCode, message: String) -> Owed {
+        self.metrics.refused_batches(code).inc();
+        self.state = State::Closing;
+        let retry = (code == pb::RefusalCode::DictionaryReset).then_some(RETRY_AFTER);
+        Owed::Now(refused(code, message, retry))
+    }
+
+    #[expect(
+        clippy::type_complexity,
+        reason = "the windows of a batch, each checked by itself"
+    )]
+    fn apply(
+        &mut self,
+        body: pb::BatchBody,
+    ) -> Result<Vec<Result<WireWindow, WireWindowError>>, (pb::RefusalCode, String)> {
+        if body.reset {
+            // Batches that wait for the writer keep the dictionary they came with.
+            self.dictionary = SharedDictionary::default();
+        }
+        let mut dictionary = lock(&self.dictionary);
+        let windows = dictionary
+            .decoder
+            .apply(body)
+            .map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))?;
+        let bytes = dictionary.decoder.bytes();
+        let before = std::mem::replace(&mut self.counted_bytes, bytes);
+        self.dictionaries_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let others = self.dictionaries_bytes.fetch_sub(before, Ordering::Relaxed);
+        if others.saturating_sub(before) > MAX_DICTIONARIES_BYTES && bytes > before {
+            let message = "dictionaries of all streams take too much memory";
+            return Err((pb::RefusalCode::DictionaryReset, message.to_owned()));
+        }
+        Ok(windows)
+    }
+}
+
+/// Unpacks the body of a batch.
+fn unpack(batch: &pb::Batch) -> Result<pb::BatchBody, (pb::RefusalCode, String)> {
+    if batch.body_zstd.len() > limits::MAX_BATCH_BYTES {
+        let message = format!(
+            "batch of {} bytes is larger than {}",
+            batch.body_zstd.len(),
+            limits::MAX_BATCH_BYTES
+        );
+        return Err((pb::RefusalCode::TooLarge, message));
+    }
+    let body = codec::unzstd(&batch.body_zstd, limits::MAX_BODY_BYTES).map_err(|error| {
+        let code = match error {
+            codec::CodecError::TooLarge { .. } => pb::RefusalCode::TooLarge,
+            codec::CodecError::Corrupt { .. } => pb::RefusalCode::Malformed,
+        };
+        (code, chain(&error))
+    })?;
+    pb::BatchBody::decode(&*body).map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))
+}
+
+#[tonic::async_trait]
+impl Ingest for IngestService {
+    type PushStream = Pin<Box<dyn Stream<Item = Result<pb::PushResponse, Status>> + Send>>;
+
+    async fn push(
+        &self,
+        request: Request<Streaming<pb::PushRequest>>,
+    ) -> Result<Response<Self::PushStream>, Status> {
+        let principal = request
+            .extensions()
+            .get::<Principal>()
+            .ok_or_else(|| Kind::Unauthenticated.status("no principal"))?;
+        let tenant: Arc<str> = Arc::from(principal.tenant.as_str());
+        self.metrics.ingest_streams.add(1);
+        let push = Push {
+            inbound: request.into_inner(),
+            queue: self.queue.clone(),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+            agents: Arc::clone(&self.agents),
+            dictionaries_bytes: Arc::clone(&self.dictionaries_bytes),
+            counted_bytes: 0,
+            tenant,
+            dictionary: SharedDictionary::default(),
+            waiting: VecDeque::new(),
+            greeted: None,
+            state: State::Open,
+        };
+        let responses = stream::unfold(push, |mut push| async move {
+            let next = push.next().await?;
+            Some((next, push))
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+}

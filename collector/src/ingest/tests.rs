@@ -1,0 +1,383 @@
+//! The writer against a store that fails on demand.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proto::dictionary::Encoder;
+use proto::labels::LabelSet;
+use proto::pb::tepui::RefusalCode;
+use proto::profile::{Column, Facts, Profile};
+use proto::stack::{Frame, FrameKind};
+use proto::value_type::{ProfileType, Temporality};
+use proto::window::{Clock, UnixNanos, Window};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+use super::writer::{Outcome, SharedDictionary, Submission, Writer, lock};
+use crate::directory::Directory;
+use crate::dirty::Dirty;
+use crate::metrics::Metrics;
+use crate::store::rocks::RocksStore;
+use crate::store::segment::RangeSum;
+use crate::store::tree::ServiceTree;
+use crate::store::trees::Trees;
+use crate::store::*;
+
+/// A clock that stands still.
+#[derive(Debug)]
+struct Still(UnixNanos);
+
+impl Clock for Still {
+    fn now(&self) -> UnixNanos {
+        self.0
+    }
+}
+
+const NOW: UnixNanos = UnixNanos::new(1_780_000_000_000_000_000);
+
+/// A real store whose next writes fail when it is told so.
+#[derive(Debug)]
+struct Failing {
+    inner: RocksStore,
+    fails: AtomicBool,
+}
+
+impl StateStore for Failing {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.inner.scan(prefix)
+    }
+    fn write(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        StateStore::write(&self.inner, changes)
+    }
+}
+
+impl Store for Failing {
+    fn write(&self, group: &WriteGroup) -> Result<(), StoreError> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(StoreError::Write("no space left on device".into()));
+        }
+        Store::write(&self.inner, group)
+    }
+    fn window(&self, key: &WindowKey) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.window(key)
+    }
+    fn sum(&self, request: &SumRequest<'_>) -> Result<RangeSum, StoreError> {
+        self.inner.sum(request)
+    }
+    fn facts(
+        &self,
+        request: &SumRequest<'_>,
+        visit: &mut dyn FnMut(&WindowKey, u64, &Facts),
+    ) -> Result<(), StoreError> {
+        self.inner.facts(request, visit)
+    }
+    fn active_series(
+        &self,
+        ptype: PtypeId,
+        service: ServiceId,
+        window: Window,
+    ) -> Result<Vec<SeriesId>, StoreError> {
+        self.inner.active_series(ptype, service, window)
+    }
+    fn catalog(&self) -> Result<Catalog, StoreError> {
+        self.inner.catalog()
+    }
+    fn series(&self, service: ServiceId) -> Result<Vec<(SeriesId, LabelSet)>, StoreError> {
+        self.inner.series(service)
+    }
+    fn tree(&self, service: ServiceId) -> Result<ServiceTree, StoreError> {
+        self.inner.tree(service)
+    }
+    fn drop_before(&self, time: UnixNanos) -> Result<usize, StoreError> {
+        self.inner.drop_before(time)
+    }
+    fn write_features(
+        &self,
+        step: UnixNanos,
+        rows: &[(Vec<u8>, Vec<u8>)],
+    ) -> Result<(), StoreError> {
+        self.inner.write_features(step, rows)
+    }
+    fn features(
+        &self,
+        window: Window,
+        prefix: &[u8],
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.inner.features(window, prefix)
+    }
+    fn usage(&self) -> Usage {
+        self.inner.usage()
+    }
+}
+
+struct Bench {
+    store: Arc<Failing>,
+    trees: Arc<Trees>,
+    writer: Writer,
+    _folder: tempfile::TempDir,
+}
+
+fn bench() -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(Failing {
+        inner: RocksStore::open(folder.path(), 8 << 20).unwrap(),
+        fails: AtomicBool::new(false),
+    });
+    let shared: Arc<dyn Store> = Arc::<Failing>::clone(&store);
+    let trees = Arc::new(Trees::new(Arc::clone(&shared), 1 << 30));
+    let metrics: Arc<Metrics> = Arc::default();
+    let writer = Writer::new(
+        Arc::clone(&shared),
+        Arc::clone(&trees),
+        Arc::new(Directory::open(shared).unwrap()),
+        Arc::clone(&metrics),
+        Arc::new(Dirty::new(Duration::from_secs(60), metrics)),
+        Arc::new(Still(NOW)),
+        Duration::from_secs(14 * 86_400),
+    )
+    .unwrap();
+    Bench {
+        store,
+        trees,
+        writer,
+        _folder: folder,
+    }
+}
+
+fn profile(function: &str, offset_s: u64, value: i64) -> Profile {
+    let start = NOW.saturating_sub(Duration::from_secs(offset_s));
+    let stack = [
+        Frame::named(FrameKind::Go, function),
+        Frame::named(FrameKind::Go, "main"),
+    ];
+    let column = Column {
+        profile_type: ProfileType::cpu(),
+        temporality: Temporality::Delta,
+        period: 10,
+        weight: 10,
+        values: vec![value],
+    };
+    Profile::new(
+        LabelSet::new([("service", "s")]).unwrap(),
+        Window::from_start(start, 10_000_000_000).unwrap(),
+        vec![Arc::from(stack)],
+        vec![column],
+        Facts::default(),
+    )
+    .unwrap()
+}
+
+/// One agent's stream.
+struct Stream {
+    encoder: Encoder,
+    dictionary: SharedDictionary,
+    instance: [u8; 16],
+}
+
+impl Stream {
+    fn new(instance: u8) -> Self {
+        Self {
+            encoder: Encoder::new(),
+            dictionary: SharedDictionary::default(),
+            instance: [instance; 16],
+        }
+    }
+
+    fn submission(
+        &mut self,
+        sequence: u64,
+        profile: Profile,
+    ) -> (Submission, oneshot::Receiver<Outcome>) {
+        let body = self.encoder.encode(&[profile]).unwrap();
+        let windows = lock(&self.dictionary).decoder.apply(body).unwrap();
+        let (reply, outcome) = oneshot::channel();
+        let submission = Submission {
+            tenant: Arc::from("anonymous"),
+            instance: self.instance,
+            sequence,
+            windows,
+            dictionary: Arc::clone(&self.dictionary),
+            reply,
+        };
+        (submission, outcome)
+    }
+}
+
+fn commit(bench: &mut Bench, stream: &mut Stream, sequence: u64, profile: Profile) -> Outcome {
+    let (submission, mut outcome) = stream.submission(sequence, profile);
+    bench.writer.commit(vec![submission]);
+    outcome.try_recv().unwrap()
+}
+
+const ACKED: Outcome = Outcome::Acked {
+    refused: Vec::new(),
+    duplicate: false,
+};
+
+/// Leaf functions and values of everything stored, read from a fresh tree.
+fn stored(bench: &Bench) -> Vec<(String, i128)> {
+    let tree = bench.store.inner.tree(ServiceId(1)).unwrap();
+    let hour = Window::new(
+        NOW.saturating_sub(Duration::from_secs(3600)),
+        NOW.saturating_add(Duration::from_secs(3600)),
+    );
+    let sum = bench
+        .store
+        .sum(&SumRequest {
+            ptype: PtypeId(1),
+            service: ServiceId(1),
+            series: None,
+            window: hour.unwrap(),
+        })
+        .unwrap();
+    let mut out = Vec::new();
+    for values in sum.sums.values() {
+        for (stack, value) in values.iter().enumerate().filter(|(_, v)| **v != 0) {
+            let leaf = tree
+                .leaf(u32::try_from(stack).unwrap())
+                .expect("no dangling stack");
+            let (_, frame) = tree.nodes()[leaf as usize];
+            let frame = tree.frame(frame).expect("no dangling frame");
+            out.push((frame.function.to_string(), *value));
+        }
+    }
+    out.sort();
+    out
+}
+
+fn reset(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Refused {
+            code: RefusalCode::DictionaryReset,
+            retry_after: Some(_),
+            ..
+        }
+    )
+}
+
+#[test]
+fn a_failed_write_leaves_no_dangling_id_and_streams_begin_anew() {
+    let mut bench = bench();
+    let (mut a, mut b) = (Stream::new(1), Stream::new(2));
+    assert_eq!(commit(&mut bench, &mut a, 1, profile("kept", 10, 1)), ACKED);
+
+    bench.store.fails.store(true, Ordering::SeqCst);
+    let (first, mut first_outcome) = a.submission(2, profile("lost_a", 20, 2));
+    let (second, mut second_outcome) = b.submission(1, profile("lost_b", 20, 4));
+    bench.writer.commit(vec![first, second]);
+    assert!(reset(&first_outcome.try_recv().unwrap()));
+    assert!(reset(&second_outcome.try_recv().unwrap()));
+    bench.store.fails.store(false, Ordering::SeqCst);
+
+    // The old streams hold ids that are void: they get nothing through.
+    assert!(reset(&commit(
+        &mut bench,
+        &mut a,
+        3,
+        profile("lost_a", 30, 8)
+    )));
+    // Other stacks take the ids that became free.
+    let mut c = Stream::new(3);
+    assert_eq!(
+        commit(&mut bench, &mut c, 1, profile("other", 40, 16)),
+        ACKED
+    );
+    // The same batches over new streams count, once.
+    let (mut a, mut b) = (Stream::new(1), Stream::new(2));
+    assert_eq!(
+        commit(&mut bench, &mut a, 2, profile("lost_a", 20, 2)),
+        ACKED
+    );
+    assert_eq!(
+        commit(&mut bench, &mut b, 1, profile("lost_b", 20, 4)),
+        ACKED
+    );
+    let again = commit(&mut bench, &mut b, 1, profile("lost_b", 20, 4));
+    assert_eq!(
+        again,
+        Outcome::Acked {
+            refused: Vec::new(),
+            duplicate: true
+        }
+    );
+
+    let expected = [("kept", 1), ("lost_a", 2), ("lost_b", 4), ("other", 16)];
+    assert_eq!(
+        stored(&bench),
+        expected.map(|(name, value)| (name.to_owned(), value))
+    );
+    let tree = bench.trees.get(ServiceId(1)).unwrap();
+    assert!(trees::read(&tree).is_durable());
+}
+
+#[test]
+fn two_windows_that_start_in_one_second_add_up() {
+    let mut bench = bench();
+    let mut stream = Stream::new(1);
+    assert_eq!(
+        commit(&mut bench, &mut stream, 1, profile("f", 10, 1)),
+        ACKED
+    );
+    assert_eq!(
+        commit(&mut bench, &mut stream, 2, profile("f", 10, 2)),
+        ACKED
+    );
+    let (first, _) = stream.submission(3, profile("f", 10, 4));
+    let (second, _) = stream.submission(4, profile("g", 10, 8));
+    bench.writer.commit(vec![first, second]);
+    assert_eq!(stored(&bench), [("f".to_owned(), 7), ("g".to_owned(), 8)]);
+}
+
+#[test]
+fn a_service_has_no_more_series_than_allowed() {
+    let mut bench = bench();
+    let mut stream = Stream::new(1);
+    let mut refused = 0;
+    for batch in 0..11_u64 {
+        let profiles: Vec<Profile> = (0..1000)
+            .map(|n| {
+                let pod = format!("p-{}", batch * 1000 + n);
+                let profile = profile("f", 10, 1);
+                let labels = LabelSet::new([("service", "s"), ("pod", &pod)]).unwrap();
+                Profile::new(
+                    labels,
+                    profile.window(),
+                    profile.stacks().to_vec(),
+                    profile.columns().to_vec(),
+                    Facts::default(),
+                )
+                .unwrap()
+            })
+            .collect();
+        let body = stream.encoder.encode(&profiles).unwrap();
+        let windows = lock(&stream.dictionary).decoder.apply(body).unwrap();
+        let (reply, mut outcome) = oneshot::channel();
+        bench.writer.commit(vec![Submission {
+            tenant: Arc::from("anonymous"),
+            instance: stream.instance,
+            sequence: batch + 1,
+            windows,
+            dictionary: Arc::clone(&stream.dictionary),
+            reply,
+        }]);
+        match outcome.try_recv().unwrap() {
+            Outcome::Acked {
+                refused: windows, ..
+            } => {
+                assert!(
+                    windows
+                        .iter()
+                        .all(|(_, code, _)| *code == RefusalCode::SeriesLimit)
+                );
+                refused += windows.len();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(refused, 1000);
+    assert_eq!(
+        bench.store.series(ServiceId(1)).unwrap().len(),
+        super::writer::MAX_SERIES
+    );
+}

@@ -1,0 +1,695 @@
+//! The one writer: maps stacks to trees and commits batches in groups.
+//!
+//! A thread of its own takes whatever batches have arrived, writes them with
+//! the dictionary rows they need and their dedupe rows in one synced write, and
+//! answers. There is no timer: the next group begins when the last sync
+//! returns. When a write fails, trees go back to what is durable and every
+//! stream of the group must begin anew, since it may hold ids that are void.
+//!
+//! The queue before the writer is bounded ([`QUEUE_LENGTH`]); a full queue is
+//! refused with a retry hint and counted in `tepui_ingest_refused_batches_total`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use proto::dictionary::{Decoder, WireWindow, WireWindowError};
+use proto::labels::LabelSet;
+use proto::pb::tepui::RefusalCode;
+use proto::profile::{Column, Facts};
+use proto::status::chain;
+use proto::value_type::{ProfileType, Temporality};
+use proto::window::{Clock, UnixNanos};
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
+
+use super::dedupe::{self, Verdict};
+use crate::directory::{Additions, Directory};
+use crate::dirty::Dirty;
+use crate::metrics::Metrics;
+use crate::store::rows::{self, WriterRow};
+use crate::store::segment::{Segment, SegmentKind, Value};
+use crate::store::trees::{self, SharedTree, Trees};
+use crate::store::{
+    PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, WindowKey, WriteGroup,
+    WriterId,
+};
+
+/// Batches that wait before the writer; more are refused with a retry hint.
+pub const QUEUE_LENGTH: usize = 256;
+/// Most batches of one group.
+const GROUP_LENGTH: usize = 256;
+/// Live series of one service.
+pub const MAX_SERIES: usize = 10_000;
+/// Most profile types of one collector.
+const MAX_TYPES: usize = 1_000;
+/// How far ahead of our clock a window may start.
+const MAX_AHEAD: Duration = Duration::from_secs(120);
+/// Longest time a batch may lie in a spool; older windows are refused.
+pub const MAX_SPOOL_AGE: Duration = Duration::from_secs(7 * 86_400);
+/// Dedupe rows are kept this long, so longer than any batch that is accepted.
+const WRITER_ROW_AGE: Duration = Duration::from_secs(8 * 86_400);
+/// What a sender waits after a failed write.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const NANOS: u64 = 1_000_000_000;
+
+/// The receiving end of one stream's dictionary, and what its stacks are in
+/// the trees of services.
+#[derive(Debug, Default)]
+pub struct StreamDictionary {
+    /// Strings, frames and stacks of the stream.
+    pub decoder: Decoder,
+    /// Per service: stream stack id to stack id of the tree, once known.
+    resolved: FxHashMap<ServiceId, Vec<Option<u32>>>,
+    /// Ids above may be void: the stream must begin anew.
+    void: bool,
+}
+
+/// A stream's dictionary, shared between its door and the writer.
+pub type SharedDictionary = Arc<Mutex<StreamDictionary>>;
+
+/// Locks a stream's dictionary.
+pub fn lock(dictionary: &SharedDictionary) -> std::sync::MutexGuard<'_, StreamDictionary> {
+    dictionary.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A batch that waits for the writer.
+#[derive(Debug)]
+pub struct Submission {
+    /// Whose it is.
+    pub tenant: Arc<str>,
+    /// Agent instance that spooled it.
+    pub instance: [u8; 16],
+    /// Its number within the instance.
+    pub sequence: u64,
+    /// Its windows; those that could not be read are refused.
+    pub windows: Vec<Result<WireWindow, WireWindowError>>,
+    /// The dictionary that its stack ids are of.
+    pub dictionary: SharedDictionary,
+    /// Where the outcome goes.
+    pub reply: oneshot::Sender<Outcome>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// On disk and synced, but for the windows named.
+    Acked {
+        /// (window, code, message) of what was refused.
+        refused: Vec<(usize, RefusalCode, String)>,
+        /// It was known already.
+        duplicate: bool,
+    },
+    /// Nothing of it was kept.
+    Refused {
+        /// Why.
+        code: RefusalCode,
+        /// In words.
+        message: String,
+        /// When to send it again; `None` means never.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Everything the writer works with.
+#[derive(Debug)]
+pub struct Writer {
+    store: Arc<dyn Store>,
+    trees: Arc<Trees>,
+    directory: Arc<Directory>,
+    metrics: Arc<Metrics>,
+    dirty: Arc<Dirty>,
+    clock: Arc<dyn Clock>,
+    max_age: Duration,
+    writers: FxHashMap<[u8; 16], WriterRow>,
+    next_service: u32,
+    next_type: u16,
+    next_writer: u32,
+}
+
+/// What a group has prepared and not written yet.
+#[derive(Default)]
+struct Pending {
+    group: WriteGroup,
+    window_index: FxHashMap<WindowKey, usize>,
+    writers: FxHashMap<[u8; 16], WriterRow>,
+    services: FxHashMap<ServiceKey, ServiceId>,
+    types: FxHashMap<StoredType, PtypeId>,
+    series: FxHashMap<ServiceId, FxHashMap<LabelSet, SeriesId>>,
+    trees: BTreeMap<ServiceId, SharedTree>,
+    touched: Vec<(ServiceId, SeriesId, u64)>,
+    starts: FxHashMap<ServiceId, u64>,
+    windows: u64,
+}
+
+/// Why one window of a batch is refused.
+struct WindowRefusal {
+    code: RefusalCode,
+    message: String,
+}
+
+fn refuse<T>(code: RefusalCode, message: impl Into<String>) -> Result<T, Refuse> {
+    Err(Refuse::Window(WindowRefusal {
+        code,
+        message: message.into(),
+    }))
+}
+
+/// Why a window was not prepared.
+enum Refuse {
+    /// The window alone.
+    Window(WindowRefusal),
+    /// The store failed: the batch must come again.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Refuse {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Writer {
+    /// Returns the writer of `store`. Windows older than `retention` or than
+    /// [`MAX_SPOOL_AGE`] are refused.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the catalog cannot be read.
+    pub fn new(
+        store: Arc<dyn Store>,
+        trees: Arc<Trees>,
+        directory: Arc<Directory>,
+        metrics: Arc<Metrics>,
+        dirty: Arc<Dirty>,
+        clock: Arc<dyn Clock>,
+        retention: Duration,
+    ) -> Result<Self, StoreError> {
+        let catalog = store.catalog()?;
+        let after = |highest: Option<u32>| highest.map_or(1, |id| id.saturating_add(1));
+        let next_type = catalog.types.iter().map(|(id, _)| id.0).max();
+        Ok(Self {
+            next_service: after(catalog.services.iter().map(|(id, _)| id.0).max()),
+            next_type: next_type.map_or(1, |id| id.saturating_add(1)),
+            next_writer: after(catalog.writers.iter().map(|(_, row)| row.writer.0).max()),
+            writers: catalog.writers.into_iter().collect(),
+            store,
+            trees,
+            directory,
+            metrics,
+            dirty,
+            clock,
+            max_age: retention.min(MAX_SPOOL_AGE),
+        })
+    }
+
+    /// Takes batches from `queue` until every sender is gone. Blocks.
+    pub fn run(mut self, mut queue: mpsc::Receiver<Submission>) {
+        let mut submissions = Vec::new();
+        while let Some(first) = queue.blocking_recv() {
+            submissions.push(first);
+            while submissions.len() < GROUP_LENGTH
+                && let Ok(next) = queue.try_recv()
+            {
+                submissions.push(next);
+            }
+            self.commit(std::mem::take(&mut submissions));
+            self.trees.shrink();
+        }
+    }
+
+    /// Writes a group and answers each of its batches.
+    pub fn commit(&mut self, submissions: Vec<Submission>) {
+        let now = self.clock.now();
+        let mut pending = Pending::default();
+        let mut outcomes = Vec::with_capacity(submissions.len());
+        for submission in &submissions {
+            outcomes.push(self.prepare(submission, now, &mut pending));
+        }
+        self.forget_old_writers(now, &mut pending);
+        for tree in pending.trees.values() {
+            pending
+                .group
+                .dictionary
+                .extend(trees::read(tree).fresh_rows());
+        }
+        let nothing = pending.group.dictionary.is_empty() && pending.group.windows.is_empty();
+        let written = if nothing {
+            Ok(())
+        } else {
+            Store::write(&*self.store, &pending.group)
+        };
+        match written {
+            Ok(()) => {
+                self.settle(pending);
+                for (submission, outcome) in submissions.into_iter().zip(outcomes) {
+                    self.answer(submission, outcome);
+                }
+            }
+            Err(failure) => {
+                error!(
+                    error = chain(&failure),
+                    batches = submissions.len(),
+                    "group not written"
+                );
+                self.metrics.store_write_errors.inc();
+                for tree in pending.trees.values() {
+                    trees::write(tree).roll_back();
+                }
+                // Every stream of the group may have been given void ids.
+                for submission in &submissions {
+                    lock(&submission.dictionary).void = true;
+                }
+                let code = RefusalCode::DictionaryReset;
+                let outcome = Outcome::Refused {
+                    code,
+                    message: chain(&failure),
+                    retry_after: Some(RETRY_AFTER),
+                };
+                for submission in submissions {
+                    self.answer(submission, outcome.clone());
+                }
+            }
+        }
+    }
+
+    /// Counts and sends an outcome.
+    fn answer(&self, submission: Submission, outcome: Outcome) {
+        match &outcome {
+            Outcome::Acked { refused, duplicate } => {
+                if *duplicate {
+                    self.metrics.ingest_duplicate_batches.inc();
+                } else {
+                    self.metrics.ingest_batches.inc();
+                }
+                for (window, code, message) in refused {
+                    self.metrics.refused_windows(*code).inc();
+                    warn!(window, code = code.as_str_name(), message, "window refused");
+                }
+            }
+            Outcome::Refused { code, .. } => self.metrics.refused_batches(*code).inc(),
+        }
+        // A stream that is gone needs no answer: its agent sends again.
+        let _gone = submission.reply.send(outcome);
+    }
+
+    /// The group is durable: everybody may know.
+    fn settle(&mut self, pending: Pending) {
+        for tree in pending.trees.values() {
+            trees::write(tree).mark_durable();
+        }
+        self.writers.extend(pending.writers);
+        self.metrics.ingest_windows.add(pending.windows);
+        let series = pending.series.into_iter().flat_map(|(service, table)| {
+            table
+                .into_iter()
+                .map(move |(labels, id)| (service, id, labels))
+        });
+        self.directory.add(Additions {
+            services: pending
+                .services
+                .into_iter()
+                .map(|(k, id)| (id, k))
+                .collect(),
+            types: pending.types.into_iter().map(|(t, id)| (id, t)).collect(),
+            series: series.collect(),
+            windows: pending.starts.into_iter().collect(),
+        });
+        self.dirty.mark(pending.touched);
+    }
+
+    /// Removes dedupe rows of instances that cannot send anything acceptable.
+    fn forget_old_writers(&mut self, now: UnixNanos, pending: &mut Pending) {
+        let horizon = now.saturating_sub(WRITER_ROW_AGE).seconds();
+        let horizon = u64::try_from(horizon).unwrap_or(0);
+        let old: Vec<[u8; 16]> = self
+            .writers
+            .iter()
+            .filter(|(instance, row)| {
+                row.last_s < horizon && !pending.writers.contains_key(*instance)
+            })
+            .map(|(instance, _)| *instance)
+            .collect();
+        for instance in old {
+            self.writers.remove(&instance);
+            pending.group.forget.push(rows::writer_key(&instance));
+        }
+    }
+
+    /// Adds a batch to the group.
+    fn prepare(
+        &mut self,
+        submission: &Submission,
+        now: UnixNanos,
+        pending: &mut Pending,
+    ) -> Outcome {
+        if lock(&submission.dictionary).void {
+            return Outcome::Refused {
+                code: RefusalCode::DictionaryReset,
+                message: "an earlier write of this stream failed".to_owned(),
+                retry_after: Some(RETRY_AFTER),
+            };
+        }
+        let known = pending.writers.get(&submission.instance);
+        let known = known.or_else(|| self.writers.get(&submission.instance));
+        let row = match known {
+            Some(row) => *row,
+            None => {
+                let fresh = dedupe::first(WriterId(self.next_writer));
+                self.next_writer = self.next_writer.saturating_add(1);
+                fresh
+            }
+        };
+        match dedupe::judge(&row, submission.sequence) {
+            Verdict::Fresh => {}
+            Verdict::Duplicate => {
+                return Outcome::Acked {
+                    refused: Vec::new(),
+                    duplicate: true,
+                };
+            }
+            Verdict::Unknown => {
+                return Outcome::Refused {
+                    code: RefusalCode::TooOld,
+                    message: format!(
+                        "sequence {} is too far behind {}",
+                        submission.sequence, row.sequence
+                    ),
+                    retry_after: None,
+                };
+            }
+        }
+        let mut refused = Vec::new();
+        let mut written = 0;
+        for (index, window) in submission.windows.iter().enumerate() {
+            let outcome = match window {
+                Err(error) => refuse(RefusalCode::Malformed, chain(error)),
+                Ok(window) => self.window(submission, window, row.writer, now, pending),
+            };
+            match outcome {
+                Ok(()) => written += 1,
+                Err(Refuse::Window(WindowRefusal { code, message })) => {
+                    refused.push((index, code, message));
+                }
+                Err(Refuse::Store(error)) => {
+                    error!(error = chain(&error), "batch not prepared");
+                    self.metrics.store_read_errors.inc();
+                    return Outcome::Refused {
+                        code: RefusalCode::Unavailable,
+                        message: chain(&error),
+                        retry_after: Some(RETRY_AFTER),
+                    };
+                }
+            }
+        }
+        let now_s = u64::try_from(now.seconds()).unwrap_or(0);
+        let next = dedupe::accept(&row, submission.sequence, now_s);
+        pending
+            .group
+            .dictionary
+            .push(rows::writer(&submission.instance, &next));
+        pending.writers.insert(submission.instance, next);
+        pending.windows += written;
+        Outcome::Acked {
+            refused,
+            duplicate: false,
+        }
+    }
+
+    /// Adds a window to the group.
+    fn window(
+        &mut self,
+        submission: &Submission,
+        window: &WireWindow,
+        writer: WriterId,
+        now: UnixNanos,
+        pending: &mut Pending,
+    ) -> Result<(), Refuse> {
+        let start = window.window.start();
+        if start > now.saturating_add(MAX_AHEAD) {
+            let ahead = start.since(now).as_secs();
+            return refuse(
+                RefusalCode::ClockAhead,
+                format!("window starts {ahead} s ahead of this collector's clock"),
+            );
+        }
+        if start < now.saturating_sub(self.max_age) {
+            let days = now.since(start).as_secs() / 86_400;
+            return refuse(
+                RefusalCode::TooOld,
+                format!("window started {days} days ago, before what is kept"),
+            );
+        }
+        let service = self.service(submission, window, pending)?;
+        let series = self.series(service, window, pending)?;
+        let start_s = u64::try_from(start.seconds()).unwrap_or(0);
+        let key = |ptype| WindowKey {
+            ptype,
+            service,
+            start_s,
+            series,
+            writer,
+        };
+        let types = window
+            .columns
+            .iter()
+            .map(|column| self.ptype(column, pending))
+            .collect::<Result<Vec<_>, _>>()?;
+        let stacks = self.stacks(submission, service, &window.stacks, pending)?;
+        let span_ns = u64::try_from(window.window.duration().as_nanos()).unwrap_or(u64::MAX);
+        for (column, ptype) in window.columns.iter().zip(types) {
+            let observed_ns = window.facts.observed_in(&window.window);
+            let value = value(column, &stacks, span_ns, observed_ns);
+            self.put(key(ptype), value, pending)?;
+        }
+        let is_cpu = |column: &Column| column.profile_type.sample() == ProfileType::cpu().sample();
+        if window.columns.is_empty() || window.columns.iter().any(is_cpu) {
+            self.put_facts(key(PtypeId::FACTS), span_ns, &window.facts, pending)?;
+            pending.touched.push((service, series, start_s));
+        }
+        let last = pending.starts.entry(service).or_default();
+        *last = start_s.max(*last);
+        Ok(())
+    }
+
+    fn service(
+        &mut self,
+        submission: &Submission,
+        window: &WireWindow,
+        pending: &mut Pending,
+    ) -> Result<ServiceId, Refuse> {
+        let key = ServiceKey {
+            tenant: submission.tenant.to_string(),
+            namespace: window.labels.namespace().to_owned(),
+            service: window.labels.service().to_owned(),
+        };
+        if let Some(id) = self.directory.service(&key) {
+            return Ok(id);
+        }
+        if let Some(id) = pending.services.get(&key) {
+            return Ok(*id);
+        }
+        let id = ServiceId(self.next_service);
+        self.next_service = self.next_service.saturating_add(1);
+        pending.group.dictionary.push(rows::service(id, &key));
+        pending.services.insert(key, id);
+        Ok(id)
+    }
+
+    fn ptype(&mut self, column: &Column, pending: &mut Pending) -> Result<PtypeId, Refuse> {
+        let stored = StoredType {
+            profile_type: column.profile_type.clone(),
+            temporality: column.temporality,
+        };
+        let known = self.directory.type_id(&stored);
+        if let Some(id) = known.or_else(|| pending.types.get(&stored).copied()) {
+            return Ok(id);
+        }
+        if usize::from(self.next_type) > MAX_TYPES {
+            return refuse(
+                RefusalCode::SeriesLimit,
+                format!("profile type {} would be one too many", stored.profile_type),
+            );
+        }
+        let id = PtypeId(self.next_type);
+        self.next_type = self.next_type.saturating_add(1);
+        pending
+            .group
+            .dictionary
+            .push(rows::profile_type(id, &stored));
+        pending.types.insert(stored, id);
+        Ok(id)
+    }
+
+    fn series(
+        &mut self,
+        service: ServiceId,
+        window: &WireWindow,
+        pending: &mut Pending,
+    ) -> Result<SeriesId, Refuse> {
+        let labels = &*window.labels;
+        let (known, count) = self
+            .directory
+            .with_series(service, |table| (table.id(labels), table.len()))?;
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        let fresh = pending.series.entry(service).or_default();
+        if let Some(id) = fresh.get(labels) {
+            return Ok(*id);
+        }
+        let count = count + fresh.len();
+        if count >= MAX_SERIES {
+            return refuse(
+                RefusalCode::SeriesLimit,
+                format!("service has {MAX_SERIES} series already; drop a label of many values"),
+            );
+        }
+        // Ids count up from 1; 0 is the whole service.
+        let id = SeriesId(u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1));
+        pending
+            .group
+            .dictionary
+            .push(rows::series(service, id, labels));
+        fresh.insert(labels.clone(), id);
+        Ok(id)
+    }
+
+    /// Stack ids of the service's tree for stack ids of the stream.
+    fn stacks(
+        &mut self,
+        submission: &Submission,
+        service: ServiceId,
+        wire: &[u32],
+        pending: &mut Pending,
+    ) -> Result<Vec<u32>, Refuse> {
+        let tree = match pending.trees.get(&service) {
+            Some(tree) => Arc::clone(tree),
+            None => {
+                let tree = self.trees.get(service)?;
+                pending.trees.insert(service, Arc::clone(&tree));
+                tree
+            }
+        };
+        let dictionary = &mut *lock(&submission.dictionary);
+        let resolved = dictionary.resolved.entry(service).or_default();
+        resolved.resize(dictionary.decoder.stack_count(), None);
+        let mut out = Vec::with_capacity(wire.len());
+        for &id in wire {
+            let slot = usize::try_from(id).ok().and_then(|id| resolved.get_mut(id));
+            let Some(slot) = slot else {
+                return refuse(RefusalCode::Malformed, format!("unknown stack {id}"));
+            };
+            let stack = *slot.get_or_insert_with(|| {
+                let root_first = dictionary.decoder.stack(id).rev();
+                trees::write(&tree).intern(root_first)
+            });
+            out.push(stack);
+        }
+        Ok(out)
+    }
+
+    /// Puts a window, added to what lies under its key already.
+    fn put(&self, key: WindowKey, mut value: Value, pending: &mut Pending) -> Result<(), Refuse> {
+        self.put_with(key, pending, |stored| {
+            if let Some(stored) = stored {
+                let other = Value::decode(stored).map_err(|problem| {
+                    StoreError::damaged(&crate::store::keys::encode(&key), problem)
+                })?;
+                value.add(&other);
+            }
+            Ok(value.encode())
+        })
+    }
+
+    fn put_facts(
+        &self,
+        key: WindowKey,
+        span_ns: u64,
+        facts: &Facts,
+        pending: &mut Pending,
+    ) -> Result<(), Refuse> {
+        self.put_with(key, pending, |stored| {
+            let earlier = stored.and_then(rows::read_facts);
+            let (span_ns, facts) = match earlier {
+                Some((span, earlier)) => (span_ns.max(span), join(&earlier, facts)),
+                None => (span_ns, *facts),
+            };
+            Ok(rows::facts(span_ns, &facts))
+        })
+    }
+
+    /// Two windows of one series may start in one second, after a restart of
+    /// the target, say: what is stored is made from both.
+    fn put_with(
+        &self,
+        key: WindowKey,
+        pending: &mut Pending,
+        make: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, StoreError>,
+    ) -> Result<(), Refuse> {
+        if let Some(&index) = pending.window_index.get(&key)
+            && let Some((_, value)) = pending.group.windows.get_mut(index)
+        {
+            *value = make(Some(value))?;
+            return Ok(());
+        }
+        let stored = self.store.window(&key)?;
+        let value = make(stored.as_deref())?;
+        pending
+            .window_index
+            .insert(key, pending.group.windows.len());
+        pending.group.windows.push((key, value));
+        Ok(())
+    }
+}
+
+/// What two windows that start in one second know together.
+fn join(a: &Facts, b: &Facts) -> Facts {
+    Facts {
+        cpu_ns: a.cpu_ns.saturating_add(b.cpu_ns),
+        rss_bytes: a.rss_bytes.max(b.rss_bytes),
+        threads_count: a.threads_count.max(b.threads_count),
+        processes_count: a.processes_count.max(b.processes_count),
+        target_start: a.target_start.max(b.target_start),
+        cpu_limit_millicores: a.cpu_limit_millicores.max(b.cpu_limit_millicores),
+        throttled_ns: a.throttled_ns.saturating_add(b.throttled_ns),
+        coverage_permille: a.coverage_permille.min(b.coverage_permille),
+        lost_samples: a.lost_samples.saturating_add(b.lost_samples),
+        dropped_labels: a.dropped_labels.saturating_add(b.dropped_labels),
+        observed_ns: a.observed_ns.saturating_add(b.observed_ns),
+    }
+}
+
+/// The stored value of a column. A gauge is kept times the seconds it stands
+/// for, so that it adds over time like any count.
+fn value(column: &Column, stacks: &[u32], span_ns: u64, observed_ns: u64) -> Value {
+    let (factor, observed_ns) = match column.temporality {
+        Temporality::Delta => (1, observed_ns),
+        Temporality::Gauge => {
+            let seconds = span_ns.saturating_add(NANOS / 2) / NANOS;
+            let seconds = seconds.max(1);
+            (i128::from(seconds), seconds.saturating_mul(NANOS))
+        }
+    };
+    let mut sums: FxHashMap<u32, i128> = FxHashMap::default();
+    for (&stack, &value) in stacks.iter().zip(&column.values) {
+        let sum = sums.entry(stack).or_default();
+        *sum = sum.saturating_add(i128::from(value).saturating_mul(factor));
+    }
+    let mut entries: Vec<(u32, i128)> = sums.into_iter().filter(|(_, sum)| *sum != 0).collect();
+    entries.sort_unstable();
+    Value {
+        span_ns,
+        segments: vec![Segment {
+            kind: SegmentKind {
+                epoch: crate::store::Epoch(0),
+                period: column.period,
+                weight: column.weight,
+            },
+            observed_ns,
+            windows: 1,
+            entries,
+        }],
+    }
+}

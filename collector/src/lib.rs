@@ -1,0 +1,37 @@
+//! Tepui's collector: takes profiles from agents, keeps them by time and
+//! labels, serves merged flame graphs, and raises alerts.
+//!
+//! A window comes in through [`ingest`], lies in [`store`], is looked at by
+//! [`watch`] when its step is over, and is read through [`query`]. [`serve`]
+//! wires the parts; `ARCHITECTURE.md` tells the whole story.
+
+#![forbid(unsafe_code)]
+
+pub mod agents;
+pub mod alert;
+pub mod answer;
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod detect;
+pub mod directory;
+pub mod dirty;
+pub mod feature;
+pub mod grpc;
+pub mod hook;
+pub mod http;
+pub mod ingest;
+pub mod listen;
+pub mod metrics;
+pub mod prune;
+pub mod query;
+pub mod render;
+pub mod serve;
+pub mod shapes;
+pub mod status;
+pub mod store;
+pub mod time_range;
+pub mod top;
+pub mod tree;
+pub mod watch;
+pub mod web;

@@ -1,0 +1,638 @@
+//! Answers readers: picks services and series, sums vectors over the range,
+//! and maps them to a call tree.
+//!
+//! Summing runs on blocking threads, at most [`MAX_QUERIES`] at once; a caller
+//! that goes away while it waits costs nothing.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::labels::Selector;
+use proto::profile::Facts;
+use proto::stack::{Frame, FrameKind};
+use proto::status::{Kind, chain};
+use proto::value_type::{ProfileType, Temporality};
+use proto::window::{Clock, UnixNanos, Window};
+use regex::Regex;
+use tokio::sync::Semaphore;
+
+use crate::answer::{Coverage, ProfileAnswer};
+use crate::directory::Directory;
+use crate::prune;
+use crate::store::segment::RangeSum;
+use crate::store::tree::ServiceTree;
+use crate::store::trees::{self, Trees};
+use crate::store::{
+    PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, SumRequest,
+};
+use crate::tree::CallTree;
+
+/// Queries that are summed at once; others wait.
+pub const MAX_QUERIES: usize = 4;
+/// Nodes of an answer when the caller does not say.
+pub const DEFAULT_MAX_NODES: usize = 100_000;
+/// How far back a service's load in `services` looks.
+const LOAD_RANGE: Duration = Duration::from_secs(300);
+
+/// A service as a reader names it: `logger` in every namespace or
+/// `prod/logger` in one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceName {
+    /// `None` means every namespace.
+    pub namespace: Option<String>,
+    /// The service.
+    pub name: String,
+}
+
+impl FromStr for ServiceName {
+    type Err = QueryError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (namespace, name) = match text.split_once('/') {
+            Some((namespace, name)) => (Some(namespace.to_owned()), name),
+            None => (None, text),
+        };
+        if name.is_empty() {
+            return Err(QueryError::NoServiceName);
+        }
+        Ok(Self {
+            namespace,
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{namespace}/{}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// Asks for the merged call tree of a selection.
+#[derive(Clone, Debug)]
+pub struct ProfileRequest {
+    /// Of which service.
+    pub service: ServiceName,
+    /// Windows that start in this time.
+    pub window: Window,
+    /// What is counted, as [`ProfileType::is_called`] reads it; empty means CPU.
+    pub profile_type: String,
+    /// Which series.
+    pub selector: Selector,
+    /// Only samples with a function that matches.
+    pub focus: Option<Regex>,
+    /// No samples with a function that matches.
+    pub ignore: Option<Regex>,
+    /// Most nodes of the answer; 0 means [`DEFAULT_MAX_NODES`].
+    pub max_nodes: usize,
+}
+
+/// A service as `services` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ServiceSummary {
+    /// Its namespace, or `""`.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Series it ever had.
+    pub series: u64,
+    /// Start of its latest window in the range.
+    #[serde(skip)]
+    pub last_window: UnixNanos,
+    /// Thousandths of a core over the last minutes of the range.
+    pub cpu_millicores: u64,
+    /// Profile types it has, in five-part form.
+    pub profile_types: Vec<String>,
+}
+
+/// Why a query has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The service's name is empty.
+    #[error("a service is needed: --service NAME or NAMESPACE/NAME")]
+    NoServiceName,
+    /// No such service.
+    #[error("no service {name:?} is known here; known are: {known}")]
+    UnknownService {
+        /// What was asked for.
+        name: String,
+        /// Names of services, cut to a few.
+        known: String,
+    },
+    /// The service has no such profile type.
+    #[error("service {service:?} has no profile type {asked:?}; it has: {known}")]
+    UnknownType {
+        /// The service.
+        service: String,
+        /// What was asked for.
+        asked: String,
+        /// The types it has.
+        known: String,
+    },
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    /// The work was ended before it was done.
+    #[error("the query was ended: the collector is stopping or the query is defective")]
+    Ended,
+}
+
+impl QueryError {
+    /// What kind of failure it is for a caller.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::NoServiceName => Kind::Invalid,
+            Self::UnknownService { .. } | Self::UnknownType { .. } => Kind::NotFound,
+            Self::Store(error) => error.kind(),
+            Self::Ended => Kind::Unavailable,
+        }
+    }
+
+    /// The gRPC status of this failure.
+    pub fn status(&self) -> tonic::Status {
+        self.kind().status(chain(self))
+    }
+}
+
+/// Answers readers; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Query {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Arc<dyn Store>,
+    trees: Arc<Trees>,
+    directory: Arc<Directory>,
+    clock: Arc<dyn Clock>,
+    permits: Arc<Semaphore>,
+}
+
+impl Query {
+    /// Returns what answers from `store`.
+    pub fn new(
+        store: Arc<dyn Store>,
+        trees: Arc<Trees>,
+        directory: Arc<Directory>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                trees,
+                directory,
+                clock,
+                permits: Arc::new(Semaphore::new(MAX_QUERIES)),
+            }),
+        }
+    }
+
+    /// Runs `work` on a blocking thread when one of the few places is free.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        let permits = Arc::clone(&self.inner.permits);
+        let permit = permits
+            .acquire_owned()
+            .await
+            .map_err(|_| QueryError::Ended)?;
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || {
+            let _held_until_done = permit;
+            work(&inner)
+        })
+        .await
+        .map_err(|_panicked| QueryError::Ended)?
+    }
+
+    /// The merged call tree of a selection; a range without windows gives an
+    /// empty tree with a note.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if the service or type is not known or the store fails.
+    pub async fn profile(
+        &self,
+        tenant: &str,
+        request: ProfileRequest,
+    ) -> Result<ProfileAnswer, QueryError> {
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner| inner.profile(&tenant, &request))
+            .await
+    }
+
+    /// Services with a window in `window`, by namespace and name.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError::Store`] if the store fails.
+    pub async fn services(
+        &self,
+        tenant: &str,
+        window: Window,
+    ) -> Result<Vec<ServiceSummary>, QueryError> {
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner| inner.services(&tenant, window))
+            .await
+    }
+
+    /// Label names of a service's series that `selector` picks, or the values
+    /// of label `name`; sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if the service is not known or the store fails.
+    pub async fn labels(
+        &self,
+        tenant: &str,
+        service: &ServiceName,
+        selector: &Selector,
+        name: Option<&str>,
+    ) -> Result<Vec<String>, QueryError> {
+        let (tenant, service) = (tenant.to_owned(), service.clone());
+        let (selector, name) = (selector.clone(), name.map(str::to_owned));
+        self.blocking(move |inner| {
+            let mut values = std::collections::BTreeSet::new();
+            for (id, _) in inner.find(&tenant, &service)? {
+                inner.directory.with_series(id, |table| {
+                    for (_, labels) in table.iter().filter(|(_, l)| selector.accepts(l)) {
+                        match &name {
+                            Some(name) => values.extend(labels.get(name).map(str::to_owned)),
+                            None => values.extend(labels.iter().map(|(n, _)| n.to_owned())),
+                        }
+                    }
+                })?;
+            }
+            Ok(values.into_iter().collect())
+        })
+        .await
+    }
+}
+
+/// Sums up one or more services' answers.
+struct Merge {
+    tree: CallTree,
+    coverage: Coverage,
+    periods: Vec<i64>,
+    seconds: RangeSum,
+}
+
+impl Inner {
+    /// Services that `name` means.
+    fn find(
+        &self,
+        tenant: &str,
+        name: &ServiceName,
+    ) -> Result<Vec<(ServiceId, ServiceKey)>, QueryError> {
+        let all = self.directory.services(tenant);
+        let found: Vec<_> = all
+            .iter()
+            .filter(|(_, key)| key.service == name.name)
+            .filter(|(_, key)| name.namespace.as_ref().is_none_or(|n| *n == key.namespace))
+            .cloned()
+            .collect();
+        if found.is_empty() {
+            let mut known: Vec<&str> = all.iter().map(|(_, key)| key.service.as_str()).collect();
+            known.dedup();
+            known.truncate(20);
+            return Err(QueryError::UnknownService {
+                name: name.to_string(),
+                known: match known.is_empty() {
+                    true => "none yet; start an agent beside your service".to_owned(),
+                    false => known.join(", "),
+                },
+            });
+        }
+        Ok(found)
+    }
+
+    /// Series of a service that `selector` picks; `None` means all.
+    fn select(
+        &self,
+        service: ServiceId,
+        selector: &Selector,
+    ) -> Result<Option<Vec<SeriesId>>, QueryError> {
+        if selector.is_empty() {
+            return Ok(None);
+        }
+        let series = self.directory.with_series(service, |table| {
+            let picked = table.iter().filter(|(_, labels)| selector.accepts(labels));
+            picked.map(|(id, _)| id).collect()
+        })?;
+        Ok(Some(series))
+    }
+
+    /// The types that `asked` means, most used form first.
+    fn types(&self, asked: &str) -> Vec<(PtypeId, Arc<StoredType>)> {
+        let asked = if asked.is_empty() { "cpu" } else { asked };
+        let mut types = self.directory.types();
+        types.retain(|(_, stored)| stored.profile_type.is_called(asked));
+        types
+    }
+
+    fn profile(&self, tenant: &str, request: &ProfileRequest) -> Result<ProfileAnswer, QueryError> {
+        let services = self.find(tenant, &request.service)?;
+        let types = self.types(&request.profile_type);
+        let mut answer: Option<(Arc<StoredType>, Merge)> = None;
+        for (ptype, stored) in types {
+            let mut merge = Merge {
+                tree: CallTree::new(),
+                coverage: Coverage::default(),
+                periods: Vec::new(),
+                seconds: RangeSum::default(),
+            };
+            for (service, _) in &services {
+                self.merge(*service, ptype, request, &mut merge)?;
+            }
+            // Of several types that answer to one name, the one with data.
+            if answer.is_none() || merge.coverage.windows > 0 {
+                let had = answer.as_ref().map_or(0, |(_, m)| m.coverage.windows);
+                if merge.coverage.windows >= had {
+                    answer = Some((stored, merge));
+                }
+            }
+        }
+        let Some((stored, merge)) = answer else {
+            let types = self.directory.types();
+            let mut known: Vec<&str> = types
+                .iter()
+                .map(|(_, stored)| stored.profile_type.sample().kind())
+                .collect();
+            known.sort_unstable();
+            known.dedup();
+            if request.profile_type.is_empty() {
+                return Ok(self.finish(
+                    request,
+                    &StoredType {
+                        profile_type: ProfileType::cpu(),
+                        temporality: Temporality::Delta,
+                    },
+                    Merge {
+                        tree: CallTree::new(),
+                        coverage: Coverage::default(),
+                        periods: Vec::new(),
+                        seconds: RangeSum::default(),
+                    },
+                ));
+            }
+            return Err(QueryError::UnknownType {
+                service: request.service.to_string(),
+                asked: request.profile_type.clone(),
+                known: known.join(", "),
+            });
+        };
+        Ok(self.finish(request, &stored, merge))
+    }
+
+    /// Adds one service's vectors to `merge`, in the unit of the type.
+    fn merge(
+        &self,
+        service: ServiceId,
+        ptype: PtypeId,
+        request: &ProfileRequest,
+        merge: &mut Merge,
+    ) -> Result<(), QueryError> {
+        let series = self.select(service, &request.selector)?;
+        let mut sum = self.store.sum(&SumRequest {
+            ptype,
+            service,
+            series: series.as_deref(),
+            window: request.window,
+        })?;
+        if sum.windows == 0 {
+            return Ok(());
+        }
+        for (kind, values) in std::mem::take(&mut sum.sums) {
+            merge.periods.push(kind.period);
+            let counts = values.iter().fold(0_i128, |all, v| all.saturating_add(*v));
+            merge.coverage.samples = merge
+                .coverage
+                .samples
+                .saturating_add(u64::try_from(counts.max(0)).unwrap_or(u64::MAX));
+            let tree = self.trees.get(service)?;
+            add_vector(&mut merge.tree, &trees::read(&tree), &values, kind.weight);
+        }
+        merge.coverage.windows = merge.coverage.windows.saturating_add(sum.windows);
+        let series_count = u64::try_from(sum.series.len()).unwrap_or(u64::MAX);
+        merge.coverage.series = merge.coverage.series.saturating_add(series_count);
+        merge.coverage.lost_samples = merge
+            .coverage
+            .lost_samples
+            .saturating_add(self.lost_samples(service, series.as_deref(), request.window)?);
+        merge.seconds.absorb(sum);
+        Ok(())
+    }
+
+    fn lost_samples(
+        &self,
+        service: ServiceId,
+        series: Option<&[SeriesId]>,
+        window: Window,
+    ) -> Result<u64, StoreError> {
+        let mut lost: u64 = 0;
+        self.store.facts(
+            &SumRequest {
+                ptype: PtypeId::FACTS,
+                service,
+                series,
+                window,
+            },
+            &mut |_, _, facts: &Facts| lost = lost.saturating_add(facts.lost_samples),
+        )?;
+        Ok(lost)
+    }
+
+    /// Divides gauges by the time they were seen, prunes and adds notes.
+    fn finish(&self, request: &ProfileRequest, stored: &StoredType, merge: Merge) -> ProfileAnswer {
+        let Merge {
+            mut tree,
+            mut coverage,
+            mut periods,
+            seconds,
+        } = merge;
+        if stored.temporality == Temporality::Gauge {
+            tree.divide(i128::from(seconds.covered_s()));
+        }
+        coverage.observed = Duration::from_secs(seconds.covered_s());
+        periods.sort_unstable();
+        periods.dedup();
+        let mut tree = prune::focus(&tree, request.focus.as_ref(), request.ignore.as_ref());
+        let max_nodes = match request.max_nodes {
+            0 => DEFAULT_MAX_NODES,
+            asked => asked,
+        };
+        let pruned;
+        (tree, pruned) = prune::prune(&tree, max_nodes);
+        coverage.pruned_nodes = pruned;
+        if coverage.windows == 0 {
+            coverage.notes.push(
+                "no windows in this range; widen it with --since, or check the agent with `agent doctor`"
+                    .to_owned(),
+            );
+        }
+        if coverage.lost_samples > 0 {
+            let lost = coverage.lost_samples;
+            coverage
+                .notes
+                .push(format!("{lost} samples were lost on the way"));
+        }
+        let range_s = request.window.duration().as_secs();
+        let since_first = seconds.seconds.first().map_or(0, |(from, _)| {
+            let end = request.window.end().min(self.clock.now()).seconds();
+            u64::try_from(end).unwrap_or(0).saturating_sub(*from)
+        });
+        if coverage.windows > 0
+            && seconds.covered_s().saturating_mul(10) < since_first.saturating_mul(8)
+        {
+            coverage.notes.push(format!(
+                "{} s of {} s were observed",
+                seconds.covered_s(),
+                since_first.min(range_s)
+            ));
+        }
+        ProfileAnswer {
+            profile_type: stored.profile_type.clone(),
+            temporality: stored.temporality,
+            period: match periods[..] {
+                [only] => only,
+                _ => 0,
+            },
+            window: request.window,
+            tree,
+            coverage,
+        }
+    }
+
+    fn services(&self, tenant: &str, window: Window) -> Result<Vec<ServiceSummary>, QueryError> {
+        let mut out = Vec::new();
+        let types = self.directory.types();
+        for (service, key) in self.directory.services(tenant) {
+            let mut summary = ServiceSummary {
+                namespace: key.namespace,
+                name: key.service,
+                series: 0,
+                last_window: UnixNanos::default(),
+                cpu_millicores: 0,
+                profile_types: Vec::new(),
+            };
+            let mut last_s = None;
+            self.store.facts(
+                &SumRequest {
+                    ptype: PtypeId::FACTS,
+                    service,
+                    series: None,
+                    window,
+                },
+                &mut |key, _, _| last_s = last_s.max(Some(key.start_s)),
+            )?;
+            let Some(last_s) = last_s else { continue };
+            let last_ns = i64::try_from(last_s.saturating_mul(1_000_000_000)).unwrap_or(i64::MAX);
+            summary.last_window = UnixNanos::new(last_ns);
+            let series = self.directory.with_series(service, |table| table.len())?;
+            summary.series = u64::try_from(series).unwrap_or(u64::MAX);
+            // The load of the latest minutes, so that an idle service reads 0.
+            let end = window.end().min(self.clock.now());
+            let from = end.saturating_sub(LOAD_RANGE).max(window.start());
+            let recent = Window::new(from, end).unwrap_or(window);
+            for (ptype, stored) in &types {
+                let series = self.store.active_series(*ptype, service, recent)?;
+                if series.is_empty() {
+                    continue;
+                }
+                summary.profile_types.push(stored.profile_type.to_string());
+                if stored.profile_type.is_called("cpu") {
+                    summary.cpu_millicores += self.millicores(*ptype, service, recent)?;
+                }
+            }
+            out.push(summary);
+        }
+        Ok(out)
+    }
+
+    /// Thousandths of a core that a service's samples stand for: per series its
+    /// value over the time it was observed, added up.
+    fn millicores(
+        &self,
+        ptype: PtypeId,
+        service: ServiceId,
+        window: Window,
+    ) -> Result<u64, StoreError> {
+        let sum = self.store.sum(&SumRequest {
+            ptype,
+            service,
+            series: None,
+            window,
+        })?;
+        let value: i128 = sum
+            .sums
+            .iter()
+            .map(|(kind, values)| {
+                values
+                    .iter()
+                    .fold(0_i128, |all, v| all.saturating_add(*v))
+                    .saturating_mul(i128::from(kind.weight))
+            })
+            .fold(0, i128::saturating_add);
+        let observed = i128::from(sum.observed_ns.max(1));
+        // Value over observed time is the mean of the series; their number
+        // makes it the service.
+        let series = i128::try_from(sum.series.len()).unwrap_or(0);
+        let millicores = value.saturating_mul(1000).saturating_mul(series) / observed;
+        Ok(u64::try_from(millicores.max(0)).unwrap_or(u64::MAX))
+    }
+}
+
+/// Adds a dense vector over a service's stacks, times `weight`, to `out`.
+pub(crate) fn add_vector(out: &mut CallTree, tree: &ServiceTree, values: &[i128], weight: u64) {
+    // Own values by node, and which nodes have something at or below them.
+    let nodes = tree.nodes();
+    let mut own = vec![0_i128; nodes.len()];
+    let mut live = vec![false; nodes.len()];
+    for (stack, &value) in (0_u32..).zip(values) {
+        let slot = tree.leaf(stack).and_then(|leaf| usize::try_from(leaf).ok());
+        if value != 0
+            && let Some(leaf) = slot
+            && let (Some(own), Some(live)) = (own.get_mut(leaf), live.get_mut(leaf))
+        {
+            *own = own.saturating_add(value.saturating_mul(i128::from(weight)));
+            *live = true;
+        }
+    }
+    for node in (1..nodes.len()).rev() {
+        if live.get(node) == Some(&true)
+            && let Some((parent, _)) = nodes.get(node)
+            && let Some(above) = usize::try_from(*parent).ok().and_then(|p| live.get_mut(p))
+        {
+            *above = true;
+        }
+    }
+    // A parent comes before its children, so its place in `out` is known.
+    let mut places = vec![0_usize; nodes.len()];
+    for (node, &(parent, frame)) in nodes.iter().enumerate() {
+        if live.get(node) != Some(&true) {
+            continue;
+        }
+        let above = usize::try_from(parent)
+            .ok()
+            .and_then(|parent| places.get(parent).copied())
+            .unwrap_or(0);
+        let place = if node == 0 {
+            0
+        } else {
+            match tree.frame(frame) {
+                Some(frame) => out.child(above, &frame),
+                None => out.child(above, &Frame::named(FrameKind::Synthetic, "[unknown]")),
+            }
+        };
+        if let Some(slot) = places.get_mut(node) {
+            *slot = place;
+        }
+        out.add_self(place, own.get(node).copied().unwrap_or(0));
+    }
+}

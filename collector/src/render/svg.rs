@@ -1,0 +1,146 @@
+//! The interactive flame graph, drawn by inferno. Deterministic.
+//!
+//! Colours are chosen by function name, memory colours for types in bytes.
+//! Nodes are drawn in the order of the tree, not of their text, so a function
+//! never falls apart because a sibling's name sorts between. Values that are
+//! not positive have no width and are left out.
+
+use inferno::flamegraph::color::{BasicPalette, Palette};
+use inferno::flamegraph::{self, Options};
+
+use super::folded::{folded_name, walk};
+use super::{RenderContext, RenderError, text};
+use crate::answer::ProfileAnswer;
+use crate::prune;
+use crate::top::name_of;
+use crate::tree::CallTree;
+
+/// Nodes narrower than this share of the whole are left out, in percent.
+const MIN_WIDTH_PERCENT: f64 = 0.05;
+/// Nodes of the largest picture; the lightest others are drawn as `other`.
+const MAX_NODES: usize = 10_000;
+/// Largest total given to inferno: its arithmetic is exact up to here.
+const MAX_TOTAL: i128 = 1 << 53;
+/// Below this many units a smaller unit is shown.
+const MIN_UNITS: i128 = 10_000;
+
+/// `name` so that inferno's line format cannot misread it: a number after a
+/// space would be a value, and a `# ` at the start a comment.
+fn safe_name(name: &str) -> String {
+    let name = folded_name(name);
+    let name = name.trim();
+    match name.rsplit_once(' ') {
+        _ if name.is_empty() => crate::top::UNNAMED.to_owned(),
+        Some((head, tail)) if tail.chars().all(|c| c.is_ascii_digit() || c == '.') => {
+            format!("{head}\u{a0}{tail}")
+        }
+        _ => match name.strip_prefix("# ") {
+            Some(rest) => format!("#\u{a0}{rest}"),
+            None => name.to_owned(),
+        },
+    }
+}
+
+/// Positive values of `tree`, depth first, as `root;child;leaf value` with
+/// values divided by `divisor`.
+fn lines(tree: &CallTree, divisor: i128) -> Vec<String> {
+    let names: Vec<String> = tree
+        .frames()
+        .iter()
+        .map(|frame| safe_name(&name_of(frame)))
+        .collect();
+    let mut lines = Vec::new();
+    walk(tree, &names, |path, value| {
+        let value = value / divisor;
+        if value > 0 {
+            lines.push(format!("{path} {value}"));
+        }
+    });
+    lines
+}
+
+/// What counts are called, and the value of one.
+fn unit(answer: &ProfileAnswer, total: i128) -> (&'static str, i128) {
+    let units: &[(&'static str, i128)] = match answer.profile_type.sample().unit() {
+        "nanoseconds" => &[("ms", 1_000_000), ("µs", 1_000), ("ns", 1)],
+        "bytes" => &[("MB", 1 << 20), ("kB", 1 << 10), ("bytes", 1)],
+        _ => &[("", 1)],
+    };
+    units
+        .iter()
+        .copied()
+        .find(|(_, size)| total / size >= MIN_UNITS)
+        .or_else(|| units.last().copied())
+        .filter(|(name, _)| !name.is_empty())
+        .unwrap_or(("samples", 1))
+}
+
+fn escape(text: &str) -> String {
+    text::printable(text)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+}
+
+/// A picture that says that there is nothing to draw.
+fn empty(context: &RenderContext) -> String {
+    let subtitle = context.subtitle.as_deref().map(escape).unwrap_or_default();
+    format!(
+        concat!(
+            r#"<?xml version="1.0" encoding="UTF-8" standalone="no"?>"#,
+            "\n",
+            r#"<svg version="1.1" width="1200" height="120" viewBox="0 0 1200 120" "#,
+            r#"xmlns="http://www.w3.org/2000/svg" font-family="monospace" text-anchor="middle">"#,
+            "\n",
+            r##"<rect width="100%" height="100%" fill="#f8f8f8"/>"##,
+            "\n",
+            r#"<text x="600" y="32" font-size="17">{title}</text>"#,
+            "\n",
+            r##"<text x="600" y="54" font-size="12" fill="#a0a0a0">{subtitle}</text>"##,
+            "\n",
+            r#"<text x="600" y="90" font-size="14">no samples</text>"#,
+            "\n</svg>\n"
+        ),
+        title = escape(&context.title),
+        subtitle = subtitle,
+    )
+}
+
+/// Draws `answer`; an answer without a positive value says "no samples".
+///
+/// # Errors
+///
+/// [`RenderError::Svg`] if inferno fails, which no answer is known to cause.
+pub fn render(answer: &ProfileAnswer, context: &RenderContext) -> Result<Vec<u8>, RenderError> {
+    let (tree, _) = prune::prune(&prune::fold_lines(&answer.tree), MAX_NODES);
+    let positive = |sum: i128, value: i128| sum.saturating_add(value.max(0));
+    let total = tree
+        .nodes()
+        .iter()
+        .fold(0, |sum, node| positive(sum, node.self_value));
+    let divisor = total / MAX_TOTAL + 1;
+    let mut lines = lines(&tree, divisor);
+    if lines.is_empty() {
+        return Ok(empty(context).into_bytes());
+    }
+    // Inferno reverses the lines of a flame chart and, unlike those of a flame
+    // graph, neither sorts them nor insists on their order.
+    lines.reverse();
+    let (count_name, size) = unit(answer, total);
+    let mut options = Options::default();
+    options.title = text::printable(&context.title).into_owned();
+    options.subtitle = (context.subtitle.as_deref()).map(|text| text::printable(text).into_owned());
+    options.colors = Palette::Basic(match answer.profile_type.sample().unit() {
+        "bytes" => BasicPalette::Mem,
+        _ => BasicPalette::Hot,
+    });
+    options.deterministic = true;
+    options.flame_chart = true;
+    options.count_name = count_name.to_owned();
+    options.factor = text::ratio(divisor, size);
+    options.min_width = MIN_WIDTH_PERCENT;
+    let mut svg = Vec::new();
+    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
+        .map_err(RenderError::Svg)?;
+    Ok(svg)
+}

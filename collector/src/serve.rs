@@ -1,0 +1,386 @@
+//! A running collector: wires the parts, and starts and stops them in order.
+//!
+//! Start: store, directory, writer, alerts, watch, hook, port. Stop: the port
+//! closes first, so that nothing new comes; the writer ends when the last
+//! stream let go of its queue; watch, hook and retention end; the store closes
+//! last. What was acknowledged is synced at any moment, so a stop that is cut
+//! short loses nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::{EmbedConfig, Profiling};
+use proto::limits::MAX_MESSAGE_BYTES;
+use proto::pb::tepui::ingest_server::IngestServer;
+use proto::pb::tepui::query_server::QueryServer;
+use proto::status::chain;
+use proto::window::Clock;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tracing::{error, info, warn};
+
+use crate::agents::Agents;
+use crate::alert::{Alerts, Settings as AlertSettings};
+use crate::auth::{Authenticator, TokenFileError};
+use crate::config::{Config, ConfigError};
+use crate::detect::catalogue::{Catalogue, CatalogueError};
+use crate::detect::spin::{SpinDetector, SpinSettings};
+use crate::directory::Directory;
+use crate::dirty::Dirty;
+use crate::grpc::QueryService;
+use crate::hook::{HookConfig, run_hook};
+use crate::http::{App, router};
+use crate::ingest::stream::IngestService;
+use crate::ingest::writer::{QUEUE_LENGTH, Writer};
+use crate::listen::{self, ListenError};
+use crate::metrics::Metrics;
+use crate::query::Query;
+use crate::status::Status;
+use crate::store::rocks::RocksStore;
+use crate::store::trees::Trees;
+use crate::store::{StateStore, Store, StoreError};
+use crate::watch::Watch;
+
+/// Name of the service under which a collector profiles itself.
+const OWN_SERVICE: &str = "collector";
+/// How often old days are dropped and sizes measured.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How long the writer may take to end once the port is closed.
+const WRITER_DRAIN: Duration = Duration::from_secs(10);
+
+/// Why a collector cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration is not usable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The token file is not usable.
+    #[error(transparent)]
+    Tokens(#[from] TokenFileError),
+    /// The port or its certificate is not usable.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The store cannot be opened or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The catalogue of wait primitives, part of the program, is broken.
+    #[error("the catalogue of wait primitives is broken")]
+    Catalogue(#[from] CatalogueError),
+    /// The writer's thread cannot be started.
+    #[error("cannot start the writer's thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Serves until `shutdown`.
+///
+/// # Errors
+///
+/// [`ServeError`] when a part cannot be started; nothing is served then.
+pub async fn run(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let running = start(config, clock, shutdown).await?;
+    running.finish().await;
+    Ok(())
+}
+
+/// A collector that serves.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    url: String,
+    status: Arc<Status>,
+    shutdown: CancellationToken,
+    port: JoinSet<()>,
+    parts: JoinSet<()>,
+    stop_parts: CancellationToken,
+    writer: Option<std::thread::JoinHandle<()>>,
+    profiling: Option<Profiling>,
+}
+
+impl Running {
+    /// Where the port was opened.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What links begin with.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Waits for the shutdown and stops every part in order.
+    pub async fn finish(mut self) {
+        self.shutdown.cancelled().await;
+        self.status.set_ready(false);
+        info!("stopping");
+        // Flushes its last window while the port still answers.
+        if let Some(profiling) = self.profiling.take() {
+            let flushed = tokio::task::spawn_blocking(move || drop(profiling)).await;
+            note("own profile", flushed);
+        }
+        self.stop_parts.cancel();
+        while let Some(ended) = self.port.join_next().await {
+            note("port", ended);
+        }
+        if let Some(writer) = self.writer.take() {
+            let ended = tokio::task::spawn_blocking(move || writer.join().is_ok());
+            match tokio::time::timeout(WRITER_DRAIN, ended).await {
+                Ok(Ok(true)) => {}
+                Ok(_) => error!("the writer ended by a panic"),
+                Err(_elapsed) => warn!("the writer is still busy; what is acknowledged is kept"),
+            }
+        }
+        while let Some(ended) = self.parts.join_next().await {
+            note("part", ended);
+        }
+        info!("stopped");
+    }
+}
+
+fn note(part: &'static str, ended: Result<(), tokio::task::JoinError>) {
+    if let Err(failure) = ended {
+        error!(part, error = %failure, "ended by a panic");
+    }
+}
+
+/// Starts every part.
+///
+/// # Errors
+///
+/// [`ServeError`] when a part cannot be started; nothing is served then.
+pub async fn start(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+) -> Result<Running, ServeError> {
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
+    let authenticator = Arc::new(match config.token_file() {
+        Some(path) => Authenticator::from_file(path)?,
+        None => Authenticator::anonymous(),
+    });
+    let tls = match config.tls_files() {
+        Some((cert, key)) => Some(listen::tls(cert, key)?),
+        None => None,
+    };
+    let listener = listen::bind(config.listen_address()?).await?;
+    let address = listen::address(&listener)?;
+    let url = config.public_url(address);
+
+    let metrics = Arc::new(Metrics::default());
+    let agents = Arc::new(Agents::default());
+    let status = Arc::new(Status::new(
+        Arc::clone(&clock),
+        Arc::clone(&metrics),
+        Arc::clone(&agents),
+    ));
+    // Half of the budget for blocks of the engine, half for trees.
+    let budget = usize::try_from(config.store.cache_bytes).unwrap_or(usize::MAX) / 2;
+    let data = config.data.clone();
+    let opened = tokio::task::spawn_blocking(move || RocksStore::open(&data, budget)).await;
+    let rocks = match opened {
+        Ok(opened) => Arc::new(opened?),
+        Err(panicked) => return Err(StoreError::Read(Box::new(panicked)).into()),
+    };
+    let store: Arc<dyn Store> = Arc::<RocksStore>::clone(&rocks);
+    let state: Arc<dyn StateStore> = rocks;
+    let trees = Arc::new(Trees::new(Arc::clone(&store), budget));
+    let directory = Arc::new(Directory::open(Arc::clone(&store))?);
+    let dirty = Arc::new(Dirty::new(config.detect.step, Arc::clone(&metrics)));
+
+    let writer = Writer::new(
+        Arc::clone(&store),
+        Arc::clone(&trees),
+        Arc::clone(&directory),
+        Arc::clone(&metrics),
+        Arc::clone(&dirty),
+        Arc::clone(&clock),
+        config.store.retention,
+    )?;
+    let (queue, waiting) = mpsc::channel(QUEUE_LENGTH);
+    let writer = std::thread::Builder::new()
+        .name("writer".to_owned())
+        .spawn(move || writer.run(waiting))
+        .map_err(ServeError::Thread)?;
+
+    let spin = SpinSettings {
+        min_cores: config.detect.min_cores,
+        ..SpinSettings::default()
+    };
+    let alerts = Arc::new(Alerts::open(
+        Arc::clone(&state),
+        AlertSettings {
+            hold: config.detect.hold,
+            keep: config.detect.keep,
+            public_url: url.clone(),
+            has_hook: !config.hook.url.is_empty(),
+        },
+        vec![Box::new(SpinDetector { settings: spin })],
+        Arc::clone(&metrics),
+    )?);
+    let query = Query::new(
+        Arc::clone(&store),
+        Arc::clone(&trees),
+        Arc::clone(&directory),
+        Arc::clone(&clock),
+    );
+    let app = App::new(
+        query,
+        Arc::clone(&alerts),
+        Arc::clone(&status),
+        Arc::clone(&metrics),
+        Arc::clone(&clock),
+    );
+
+    let stop_parts = CancellationToken::new();
+    let mut parts = JoinSet::new();
+    let watch = Watch::new(
+        Arc::clone(&store),
+        Arc::clone(&trees),
+        directory,
+        dirty,
+        Arc::clone(&alerts),
+        Arc::clone(&metrics),
+        Arc::clone(&clock),
+        Catalogue::built_in()?,
+        spin,
+    );
+    parts.spawn(watch.run(stop_parts.clone()));
+    if !config.hook.url.is_empty() {
+        let hook = HookConfig {
+            url: config.hook.url.clone(),
+            timeout: config.hook.timeout,
+        };
+        parts.spawn(run_hook(
+            alerts.queue(),
+            hook,
+            Arc::clone(&clock),
+            stop_parts.clone(),
+        ));
+    }
+    parts.spawn(keep_house(
+        store,
+        trees,
+        Arc::clone(&metrics),
+        Arc::clone(&clock),
+        config.store.retention,
+        stop_parts.clone(),
+    ));
+
+    let ingest = IngestService::new(queue, clock, Arc::clone(&metrics), agents);
+    let router = router(app.clone(), routes(ingest, app).await, authenticator);
+    let mut port = JoinSet::new();
+    port.spawn(listen::serve(
+        listener,
+        tls.clone(),
+        router,
+        metrics,
+        stop_parts.clone(),
+    ));
+    status.set_ready(true);
+    info!(%address, %url, "serving");
+
+    let profiling = config
+        .self_profile
+        .enabled
+        .then(|| profile_self(&config, address));
+    Ok(Running {
+        address,
+        url,
+        status,
+        shutdown,
+        port,
+        parts,
+        stop_parts,
+        writer: Some(writer),
+        profiling: profiling.flatten(),
+    })
+}
+
+/// The gRPC services of the port.
+async fn routes(ingest: IngestService, app: App) -> Routes {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let ingest = IngestServer::new(ingest)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let query = QueryServer::new(QueryService::new(app)).max_encoding_message_size(usize::MAX);
+    health.set_serving::<IngestServer<IngestService>>().await;
+    health.set_serving::<QueryServer<QueryService>>().await;
+    Routes::new(ingest)
+        .add_service(query)
+        .add_service(health_service)
+}
+
+/// Starts the profile of this process into this process. A collector without
+/// it is whole, so a failure is only told.
+fn profile_self(config: &Config, address: SocketAddr) -> Option<Profiling> {
+    if config.tls_files().is_some() || config.token_file().is_some() {
+        info!("own profile is off: it needs a port without tokens or TLS");
+        return None;
+    }
+    let mut own = EmbedConfig::new(OWN_SERVICE);
+    let mut reached = address;
+    if reached.ip().is_unspecified() {
+        reached.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    own.collector = format!("http://{reached}");
+    own.spool_dir = Some(config.data.join("own-spool"));
+    own.labels = vec![("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned())];
+    match agent::embed(own) {
+        Ok(profiling) => Some(profiling),
+        Err(failure) => {
+            warn!(error = chain(&failure), "own profile not started");
+            None
+        }
+    }
+}
+
+/// Drops old days and measures sizes until `shutdown`.
+async fn keep_house(
+    store: Arc<dyn Store>,
+    trees: Arc<Trees>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    retention: Duration,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let (store, trees) = (Arc::clone(&store), Arc::clone(&trees));
+        let horizon = clock.now().saturating_sub(retention);
+        let measured = tokio::task::spawn_blocking(move || {
+            let dropped = store.drop_before(horizon);
+            (dropped, store.usage(), trees.usage().0)
+        })
+        .await;
+        match measured {
+            Ok((dropped, usage, tree_bytes)) => {
+                match dropped {
+                    Ok(0) => {}
+                    Ok(days) => info!(days, "old days dropped"),
+                    Err(failure) => error!(error = chain(&failure), "old days not dropped"),
+                }
+                metrics.store_bytes.set(signed(usage.disk_bytes));
+                let tree_bytes = u64::try_from(tree_bytes).unwrap_or(u64::MAX);
+                metrics
+                    .cache_bytes
+                    .set(signed(usage.memory_bytes.saturating_add(tree_bytes)));
+            }
+            Err(panicked) => error!(error = %panicked, "housekeeping ended early"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(HOUSEKEEPING) => {}
+        }
+    }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,143 @@
+//! Variable-length numbers and bounded reading, shared by every stored row.
+
+/// Appends `value` in groups of seven bits, lowest first.
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u128) {
+    while value >= 0x80 {
+        out.push(low_byte(value) | 0x80);
+        value >>= 7;
+    }
+    out.push(low_byte(value));
+}
+
+fn low_byte(value: u128) -> u8 {
+    value.to_le_bytes()[0]
+}
+
+/// Appends a signed number so that small ones of either sign stay short.
+pub(super) fn put_zigzag(out: &mut Vec<u8>, value: i128) {
+    put_varint(out, ((value << 1) ^ (value >> 127)).cast_unsigned());
+}
+
+/// Appends a length and the bytes.
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, len(bytes.len()));
+    out.extend_from_slice(bytes);
+}
+
+/// A length as a number to store.
+pub(super) fn len(length: usize) -> u128 {
+    u128::try_from(length).unwrap_or(u128::MAX)
+}
+
+/// Reads stored bytes from front to back; `None` means that they are damaged.
+#[derive(Clone, Debug)]
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    #[inline]
+    pub(super) fn varint(&mut self) -> Option<u128> {
+        // Most stored numbers are below 128.
+        let first = self.byte()?;
+        if first < 0x80 {
+            return Some(u128::from(first));
+        }
+        let mut value = u128::from(first & 0x7f);
+        for shift in (7u32..).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u128::from(byte & 0x7f);
+            let moved = bits.checked_shl(shift)?;
+            if moved >> shift != bits {
+                return None;
+            }
+            value |= moved;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    pub(super) fn zigzag(&mut self) -> Option<i128> {
+        let value = self.varint()?;
+        Some((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
+    }
+
+    pub(super) fn number<T: TryFrom<u128>>(&mut self) -> Option<T> {
+        T::try_from(self.varint()?).ok()
+    }
+
+    /// A length of things that take at least one byte each, so that no length
+    /// beyond the bytes at hand is believed.
+    pub(super) fn length(&mut self) -> Option<usize> {
+        let length: usize = self.number()?;
+        (length <= self.0.len()).then_some(length)
+    }
+
+    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.length()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    pub(super) fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*array)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn numbers_round_trip(value: u128, signed: i128) {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            put_zigzag(&mut out, signed);
+            let mut reader = Reader(&out);
+            prop_assert_eq!(reader.varint(), Some(value));
+            prop_assert_eq!(reader.zigzag(), Some(signed));
+            prop_assert!(reader.is_empty());
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let mut reader = Reader(&bytes);
+            while reader.zigzag().is_some() && reader.bytes().is_some() {}
+        }
+    }
+
+    #[test]
+    fn small_numbers_are_short() {
+        for (value, bytes) in [
+            (0, 1),
+            (-1, 1),
+            (63, 1),
+            (64, 2),
+            (i128::MAX, 19),
+            (i128::MIN, 19),
+        ] {
+            let mut out = Vec::new();
+            put_zigzag(&mut out, value);
+            assert_eq!(out.len(), bytes, "{value}");
+        }
+    }
+}

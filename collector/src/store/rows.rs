@@ -1,0 +1,409 @@
+//! Rows of the dictionary: services, profile types, series, writers, and the
+//! strings, frames, nodes and stacks of each service's tree.
+//!
+//! The first byte of a key says what the row is; it is never reused.
+//!
+//! | byte | key after it | value |
+//! |---|---|---|
+//! | 1 | | format version u32 |
+//! | 2 | service u32 | tenant, namespace, service |
+//! | 3 | profile type u16 | temporality u8, text |
+//! | 4 | instance 16 | writer u32, sequence, bitmap u64, last seen (s) |
+//! | 5 | service u32, series u32 | label pairs |
+//! | 6 | service u32, first id u32 | strings |
+//! | 7 | service u32, first id u32 | frames |
+//! | 8 | service u32, epoch u16, first id u32 | nodes: (node - parent, frame) |
+//! | 9 | service u32, epoch u16, first id u32 | stacks: leaf nodes |
+//!
+//! Rows 6 to 9 are append-only runs: a run holds ids from its first one on, and
+//! the next run begins where it ends. Numbers in keys are big endian.
+
+use proto::labels::LabelSet;
+use proto::profile::Facts;
+use proto::stack::FrameKind;
+use proto::value_type::Temporality;
+use proto::window::UnixNanos;
+
+use super::bytes::{Reader, len, put_bytes, put_varint, put_zigzag};
+use super::{Epoch, PtypeId, SeriesId, ServiceId, ServiceKey, StoredType, WriterId};
+
+/// Version of the database format.
+pub const FORMAT: u32 = 1;
+/// Version of a facts row.
+const FACTS_VERSION: u8 = 1;
+
+pub(super) const FORMAT_ROW: u8 = 1;
+pub(super) const SERVICE_ROW: u8 = 2;
+pub(super) const TYPE_ROW: u8 = 3;
+pub(super) const WRITER_ROW: u8 = 4;
+pub(super) const SERIES_ROW: u8 = 5;
+pub(super) const STRING_ROW: u8 = 6;
+pub(super) const FRAME_ROW: u8 = 7;
+pub(super) const NODE_ROW: u8 = 8;
+pub(super) const STACK_ROW: u8 = 9;
+
+/// A row as the store writes it.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// What is kept of an agent instance, so that a batch counts once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriterRow {
+    /// Its dense id.
+    pub writer: WriterId,
+    /// Highest sequence that was accepted.
+    pub sequence: u64,
+    /// Bit `n`: sequence `sequence - n` was accepted.
+    pub seen: u64,
+    /// When it last wrote, in seconds since 1970.
+    pub last_s: u64,
+}
+
+/// A frame with its strings as ids of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FrameRow {
+    /// What kind of code it runs.
+    pub kind: FrameKind,
+    /// Function.
+    pub function: u32,
+    /// Name in the binary.
+    pub system_name: u32,
+    /// File.
+    pub file: u32,
+    /// Line where the function begins.
+    pub start_line: u32,
+    /// Line that ran.
+    pub line: u32,
+    /// Build id.
+    pub build_id: u32,
+    /// Offset in the module's file.
+    pub file_offset: u64,
+}
+
+fn key(row: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![row];
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// Key of the row that holds [`FORMAT`].
+pub(super) fn format_key() -> Vec<u8> {
+    vec![FORMAT_ROW]
+}
+
+/// The row of a service.
+pub fn service(id: ServiceId, name: &ServiceKey) -> Row {
+    let mut value = Vec::new();
+    for text in [&name.tenant, &name.namespace, &name.service] {
+        put_bytes(&mut value, text.as_bytes());
+    }
+    (key(SERVICE_ROW, &[&id.0.to_be_bytes()]), value)
+}
+
+pub(super) fn read_service(key: &[u8], value: &[u8]) -> Option<(ServiceId, ServiceKey)> {
+    let mut reader = Reader(value);
+    let name = ServiceKey {
+        tenant: reader.text()?.to_owned(),
+        namespace: reader.text()?.to_owned(),
+        service: reader.text()?.to_owned(),
+    };
+    Some((
+        ServiceId(u32::from_be_bytes(key.get(1..)?.try_into().ok()?)),
+        name,
+    ))
+}
+
+/// The row of a profile type.
+pub fn profile_type(id: PtypeId, stored: &StoredType) -> Row {
+    let mut value = vec![match stored.temporality {
+        Temporality::Delta => 1,
+        Temporality::Gauge => 2,
+    }];
+    put_bytes(&mut value, stored.profile_type.to_string().as_bytes());
+    (key(TYPE_ROW, &[&id.0.to_be_bytes()]), value)
+}
+
+pub(super) fn read_profile_type(key: &[u8], value: &[u8]) -> Option<(PtypeId, StoredType)> {
+    let mut reader = Reader(value);
+    let temporality = match reader.byte()? {
+        1 => Temporality::Delta,
+        2 => Temporality::Gauge,
+        _ => return None,
+    };
+    let profile_type = reader.text()?.parse().ok()?;
+    let id = PtypeId(u16::from_be_bytes(key.get(1..)?.try_into().ok()?));
+    Some((
+        id,
+        StoredType {
+            profile_type,
+            temporality,
+        },
+    ))
+}
+
+/// The row of an agent instance.
+pub fn writer(instance: &[u8; 16], row: &WriterRow) -> Row {
+    let mut value = Vec::new();
+    put_varint(&mut value, row.writer.0.into());
+    put_varint(&mut value, row.sequence.into());
+    value.extend_from_slice(&row.seen.to_be_bytes());
+    put_varint(&mut value, row.last_s.into());
+    (writer_key(instance), value)
+}
+
+/// Key of the row of an agent instance.
+pub fn writer_key(instance: &[u8; 16]) -> Vec<u8> {
+    key(WRITER_ROW, &[instance])
+}
+
+pub(super) fn read_writer(key: &[u8], value: &[u8]) -> Option<([u8; 16], WriterRow)> {
+    let mut reader = Reader(value);
+    let row = WriterRow {
+        writer: WriterId(reader.number()?),
+        sequence: reader.number()?,
+        seen: u64::from_be_bytes(reader.array()?),
+        last_s: reader.number()?,
+    };
+    Some((key.get(1..)?.try_into().ok()?, row))
+}
+
+/// The row of a series.
+pub fn series(service: ServiceId, id: SeriesId, labels: &LabelSet) -> Row {
+    let mut value = Vec::new();
+    put_varint(&mut value, len(labels.len()));
+    for (name, text) in labels.iter() {
+        put_bytes(&mut value, name.as_bytes());
+        put_bytes(&mut value, text.as_bytes());
+    }
+    let parts = [&service.0.to_be_bytes()[..], &id.0.to_be_bytes()];
+    (key(SERIES_ROW, &parts), value)
+}
+
+pub(super) fn series_prefix(service: ServiceId) -> Vec<u8> {
+    key(SERIES_ROW, &[&service.0.to_be_bytes()])
+}
+
+pub(super) fn read_series(key: &[u8], value: &[u8]) -> Option<(SeriesId, LabelSet)> {
+    let mut reader = Reader(value);
+    let count = reader.length()?;
+    let mut pairs = Vec::new();
+    for _ in 0..count {
+        pairs.push((reader.text()?, reader.text()?));
+    }
+    let labels = LabelSet::new(pairs).ok()?;
+    Some((
+        SeriesId(u32::from_be_bytes(key.get(5..)?.try_into().ok()?)),
+        labels,
+    ))
+}
+
+/// Prefix of the runs of one kind of a service's tree.
+pub(super) fn run_prefix(row: u8, service: ServiceId, epoch: Epoch) -> Vec<u8> {
+    match row {
+        NODE_ROW | STACK_ROW => key(row, &[&service.0.to_be_bytes(), &epoch.0.to_be_bytes()]),
+        _ => key(row, &[&service.0.to_be_bytes()]),
+    }
+}
+
+/// Key of the run that begins with id `first`.
+fn run_key(row: u8, service: ServiceId, epoch: Epoch, first: u32) -> Vec<u8> {
+    let mut key = run_prefix(row, service, epoch);
+    key.extend_from_slice(&first.to_be_bytes());
+    key
+}
+
+/// First id of the run under `key`.
+pub(super) fn run_first(key: &[u8]) -> Option<u32> {
+    key.last_chunk::<4>()
+        .map(|first| u32::from_be_bytes(*first))
+}
+
+/// The run of `strings` that begins with id `first`.
+pub fn strings<'a>(service: ServiceId, first: u32, strings: impl Iterator<Item = &'a str>) -> Row {
+    let mut value = Vec::new();
+    for text in strings {
+        put_bytes(&mut value, text.as_bytes());
+    }
+    (run_key(STRING_ROW, service, Epoch(0), first), value)
+}
+
+/// The run of `frames` that begins with id `first`.
+pub fn frames(service: ServiceId, first: u32, frames: &[FrameRow]) -> Row {
+    let mut value = Vec::new();
+    for frame in frames {
+        value.push(frame.kind.code());
+        for number in [
+            frame.function,
+            frame.system_name,
+            frame.file,
+            frame.start_line,
+            frame.line,
+            frame.build_id,
+        ] {
+            put_varint(&mut value, number.into());
+        }
+        put_varint(&mut value, frame.file_offset.into());
+    }
+    (run_key(FRAME_ROW, service, Epoch(0), first), value)
+}
+
+pub(super) fn read_frame(reader: &mut Reader<'_>) -> Option<FrameRow> {
+    Some(FrameRow {
+        kind: FrameKind::from_code(reader.byte()?)?,
+        function: reader.number()?,
+        system_name: reader.number()?,
+        file: reader.number()?,
+        start_line: reader.number()?,
+        line: reader.number()?,
+        build_id: reader.number()?,
+        file_offset: reader.number()?,
+    })
+}
+
+/// The run of nodes (parent, frame) that begins with id `first`.
+pub fn nodes(service: ServiceId, epoch: Epoch, first: u32, nodes: &[(u32, u32)]) -> Row {
+    let mut value = Vec::new();
+    for (node, &(parent, frame)) in (first..).zip(nodes) {
+        put_varint(&mut value, node.saturating_sub(parent).into());
+        put_varint(&mut value, frame.into());
+    }
+    (run_key(NODE_ROW, service, epoch, first), value)
+}
+
+/// The run of stacks, each its leaf node, that begins with id `first`.
+pub fn stacks(service: ServiceId, epoch: Epoch, first: u32, leaves: &[u32]) -> Row {
+    let mut value = Vec::new();
+    for &leaf in leaves {
+        put_varint(&mut value, leaf.into());
+    }
+    (run_key(STACK_ROW, service, epoch, first), value)
+}
+
+/// The value of a facts row of a window of `span_ns`.
+pub fn facts(span_ns: u64, facts: &Facts) -> Vec<u8> {
+    let mut value = vec![FACTS_VERSION];
+    for number in [
+        span_ns,
+        facts.cpu_ns,
+        facts.rss_bytes,
+        facts.threads_count.into(),
+        facts.processes_count.into(),
+        facts.cpu_limit_millicores.into(),
+        facts.throttled_ns,
+        facts.coverage_permille.into(),
+        facts.lost_samples,
+        facts.dropped_labels,
+        facts.observed_ns,
+    ] {
+        put_varint(&mut value, number.into());
+    }
+    put_zigzag(&mut value, facts.target_start.get().into());
+    value
+}
+
+/// Reads a facts row: the window's length and its facts.
+pub fn read_facts(value: &[u8]) -> Option<(u64, Facts)> {
+    let mut reader = Reader(value);
+    if reader.byte()? != FACTS_VERSION {
+        return None;
+    }
+    let span_ns = reader.number()?;
+    let facts = Facts {
+        cpu_ns: reader.number()?,
+        rss_bytes: reader.number()?,
+        threads_count: reader.number()?,
+        processes_count: reader.number()?,
+        cpu_limit_millicores: reader.number()?,
+        throttled_ns: reader.number()?,
+        coverage_permille: reader.number()?,
+        lost_samples: reader.number()?,
+        dropped_labels: reader.number()?,
+        observed_ns: reader.number()?,
+        target_start: UnixNanos::new(reader.zigzag()?.try_into().ok()?),
+    };
+    Some((span_ns, facts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn golden_bytes() {
+        let name = ServiceKey {
+            tenant: "t".into(),
+            namespace: String::new(),
+            service: "logger".into(),
+        };
+        assert_eq!(
+            service(ServiceId(1), &name),
+            (vec![2, 0, 0, 0, 1], b"\x01t\x00\x06logger".to_vec())
+        );
+        let labels = LabelSet::new([("service", "l")]).unwrap();
+        assert_eq!(
+            series(ServiceId(1), SeriesId(2), &labels),
+            (
+                vec![5, 0, 0, 0, 1, 0, 0, 0, 2],
+                b"\x01\x07service\x01l".to_vec()
+            )
+        );
+        let row = WriterRow {
+            writer: WriterId(3),
+            sequence: 300,
+            seen: 1,
+            last_s: 5,
+        };
+        assert_eq!(
+            writer(&[7; 16], &row).1,
+            [3, 0xac, 0x02, 0, 0, 0, 0, 0, 0, 0, 1, 5]
+        );
+        assert_eq!(
+            nodes(ServiceId(1), Epoch(2), 5, &[(0, 9), (5, 1)]),
+            (vec![8, 0, 0, 0, 1, 0, 2, 0, 0, 0, 5], vec![5, 9, 1, 1])
+        );
+        assert_eq!(
+            stacks(ServiceId(1), Epoch(0), 0, &[300]),
+            (vec![9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], vec![0xac, 0x02])
+        );
+        let frame = FrameRow {
+            kind: FrameKind::Go,
+            function: 1,
+            system_name: 0,
+            file: 2,
+            start_line: 3,
+            line: 4,
+            build_id: 0,
+            file_offset: 0,
+        };
+        assert_eq!(
+            frames(ServiceId(1), 0, &[frame]).1,
+            [2, 1, 0, 2, 3, 4, 0, 0]
+        );
+        assert_eq!(
+            strings(ServiceId(1), 7, ["ab"].into_iter()),
+            (vec![6, 0, 0, 0, 1, 0, 0, 0, 7], b"\x02ab".to_vec())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn facts_round_trip(span: u64, cpu: u64, rss: u64, threads: u32, start: i64) {
+            let facts_in = Facts { cpu_ns: cpu, rss_bytes: rss, threads_count: threads, target_start: UnixNanos::new(start), ..Facts::default() };
+            prop_assert_eq!(read_facts(&facts(span, &facts_in)), Some((span, facts_in)));
+        }
+
+        #[test]
+        fn labels_round_trip(pairs in proptest::collection::btree_map("[a-z]{1,8}", ".{1,8}", 0..5)) {
+            let labels = LabelSet::new(pairs.iter()).unwrap();
+            let (key, value) = series(ServiceId(1), SeriesId(9), &labels);
+            prop_assert_eq!(read_series(&key, &value), Some((SeriesId(9), labels)));
+        }
+
+        #[test]
+        fn no_bytes_panic(key: Vec<u8>, value: Vec<u8>) {
+            let _rows = (read_service(&key, &value), read_profile_type(&key, &value), read_writer(&key, &value), read_series(&key, &value), read_facts(&value), read_frame(&mut Reader(&value)));
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! A service's calling context tree in memory.
+//!
+//! Strings, frames, nodes and stacks are append-only tables; an id is an
+//! index. A node is a frame under a parent with a smaller id, a stack is its
+//! leaf node. What is longer than the durable length was not written yet and
+//! can be taken back.
+
+use std::sync::Arc;
+
+use proto::stack::Frame;
+use rustc_hash::FxHashMap;
+
+use super::rows::{self, FrameRow, Row};
+use super::{Epoch, ServiceId};
+
+/// Node 0 is the root of the tree and has no frame.
+const ROOT_FRAME: u32 = u32::MAX;
+
+/// Lengths of the tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lengths {
+    strings: usize,
+    frames: usize,
+    nodes: usize,
+    stacks: usize,
+}
+
+/// The tree of one service.
+#[derive(Debug)]
+pub struct ServiceTree {
+    service: ServiceId,
+    epoch: Epoch,
+    strings: Vec<Arc<str>>,
+    frames: Vec<FrameRow>,
+    /// (parent, frame) of each node.
+    nodes: Vec<(u32, u32)>,
+    /// Leaf node of each stack.
+    stacks: Vec<u32>,
+    string_ids: FxHashMap<Arc<str>, u32>,
+    frame_ids: FxHashMap<FrameRow, u32>,
+    node_ids: FxHashMap<(u32, u32), u32>,
+    stack_ids: FxHashMap<u32, u32>,
+    string_bytes: usize,
+    durable: Lengths,
+}
+
+fn id(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+fn at<T>(table: &[T], id: u32) -> Option<&T> {
+    table.get(usize::try_from(id).ok()?)
+}
+
+impl ServiceTree {
+    /// Returns the tree of a service of which nothing is stored.
+    pub fn new(service: ServiceId, epoch: Epoch) -> Self {
+        Self {
+            service,
+            epoch,
+            strings: Vec::new(),
+            frames: Vec::new(),
+            nodes: vec![(0, ROOT_FRAME)],
+            stacks: Vec::new(),
+            string_ids: FxHashMap::default(),
+            frame_ids: FxHashMap::default(),
+            node_ids: FxHashMap::default(),
+            stack_ids: FxHashMap::default(),
+            string_bytes: 0,
+            durable: Lengths {
+                nodes: 1,
+                ..Lengths::default()
+            },
+        }
+    }
+
+    /// The version of the tree.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// How many nodes it has.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many stacks it has.
+    pub fn stack_count(&self) -> usize {
+        self.stacks.len()
+    }
+
+    /// About how many bytes it takes in memory.
+    pub fn bytes(&self) -> usize {
+        // Table entries with their share of the hash maps.
+        self.string_bytes
+            + self.strings.len() * 80
+            + self.frames.len() * 96
+            + self.nodes.len() * 32
+            + self.stacks.len() * 20
+    }
+
+    /// The leaf node of stack `stack`.
+    pub fn leaf(&self, stack: u32) -> Option<u32> {
+        at(&self.stacks, stack).copied()
+    }
+
+    /// Parent of node `node`; the root is its own.
+    pub fn parent(&self, node: u32) -> Option<u32> {
+        at(&self.nodes, node).map(|(parent, _)| *parent)
+    }
+
+    /// (parent, frame) of each node; the first is the root and has no frame.
+    pub fn nodes(&self) -> &[(u32, u32)] {
+        &self.nodes
+    }
+
+    /// Frame `frame` with its strings.
+    pub fn frame(&self, frame: u32) -> Option<Frame> {
+        let row = at(&self.frames, frame)?;
+        let text = |id| at(&self.strings, id).map(Arc::clone);
+        Some(Frame {
+            kind: row.kind,
+            function: text(row.function)?,
+            system_name: text(row.system_name)?,
+            file: text(row.file)?,
+            start_line: row.start_line,
+            line: row.line,
+            build_id: text(row.build_id)?,
+            file_offset: row.file_offset,
+        })
+    }
+
+    fn string(&mut self, text: &Arc<str>) -> u32 {
+        if let Some(&known) = self.string_ids.get(text) {
+            return known;
+        }
+        let fresh = id(self.strings.len());
+        self.string_bytes += text.len();
+        self.strings.push(Arc::clone(text));
+        self.string_ids.insert(Arc::clone(text), fresh);
+        fresh
+    }
+
+    fn intern_frame(&mut self, frame: &Frame) -> u32 {
+        let row = FrameRow {
+            kind: frame.kind,
+            function: self.string(&frame.function),
+            system_name: self.string(&frame.system_name),
+            file: self.string(&frame.file),
+            start_line: frame.start_line,
+            line: frame.line,
+            build_id: self.string(&frame.build_id),
+            file_offset: frame.file_offset,
+        };
+        if let Some(&known) = self.frame_ids.get(&row) {
+            return known;
+        }
+        let fresh = id(self.frames.len());
+        self.frames.push(row);
+        self.frame_ids.insert(row, fresh);
+        fresh
+    }
+
+    /// The stack id of these frames, root first; added when it is new.
+    pub fn intern<'f>(&mut self, root_first: impl Iterator<Item = &'f Frame>) -> u32 {
+        let mut node = 0;
+        for frame in root_first {
+            let key = (node, self.intern_frame(frame));
+            let fresh = id(self.nodes.len());
+            node = *self.node_ids.entry(key).or_insert(fresh);
+            if node == fresh {
+                self.nodes.push(key);
+            }
+        }
+        let fresh = id(self.stacks.len());
+        let stack = *self.stack_ids.entry(node).or_insert(fresh);
+        if stack == fresh {
+            self.stacks.push(node);
+        }
+        stack
+    }
+
+    /// Whether everything was written.
+    pub fn is_durable(&self) -> bool {
+        self.durable == self.lengths()
+    }
+
+    fn lengths(&self) -> Lengths {
+        Lengths {
+            strings: self.strings.len(),
+            frames: self.frames.len(),
+            nodes: self.nodes.len(),
+            stacks: self.stacks.len(),
+        }
+    }
+
+    /// The rows that hold what was not written yet.
+    pub fn fresh_rows(&self) -> Vec<Row> {
+        let durable = self.durable;
+        let mut out = Vec::new();
+        let strings = self.strings.get(durable.strings..).unwrap_or(&[]);
+        if !strings.is_empty() {
+            let texts = strings.iter().map(|text| &**text);
+            out.push(rows::strings(self.service, id(durable.strings), texts));
+        }
+        let frames = self.frames.get(durable.frames..).unwrap_or(&[]);
+        if !frames.is_empty() {
+            out.push(rows::frames(self.service, id(durable.frames), frames));
+        }
+        let nodes = self.nodes.get(durable.nodes..).unwrap_or(&[]);
+        if !nodes.is_empty() {
+            out.push(rows::nodes(
+                self.service,
+                self.epoch,
+                id(durable.nodes),
+                nodes,
+            ));
+        }
+        let stacks = self.stacks.get(durable.stacks..).unwrap_or(&[]);
+        if !stacks.is_empty() {
+            out.push(rows::stacks(
+                self.service,
+                self.epoch,
+                id(durable.stacks),
+                stacks,
+            ));
+        }
+        out
+    }
+
+    /// Everything was written.
+    pub fn mark_durable(&mut self) {
+        self.durable = self.lengths();
+    }
+
+    /// Takes back what was not written.
+    pub fn roll_back(&mut self) {
+        let durable = self.durable;
+        for text in self.strings.drain(durable.strings..) {
+            self.string_bytes -= text.len();
+            self.string_ids.remove(&text);
+        }
+        for row in self.frames.drain(durable.frames..) {
+            self.frame_ids.remove(&row);
+        }
+        for key in self.nodes.drain(durable.nodes..) {
+            self.node_ids.remove(&key);
+        }
+        for leaf in self.stacks.drain(durable.stacks..) {
+            self.stack_ids.remove(&leaf);
+        }
+    }
+
+    /// Adds a stored run; the runs of each kind come in order of their ids, and
+    /// strings before frames before nodes before stacks.
+    pub(super) fn load_run(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        let row = key.first().copied().ok_or("without a key")?;
+        let first = rows::run_first(key).ok_or("with a short key")?;
+        let held = match row {
+            rows::STRING_ROW => self.strings.len(),
+            rows::FRAME_ROW => self.frames.len(),
+            rows::NODE_ROW => self.nodes.len(),
+            rows::STACK_ROW => self.stacks.len(),
+            _ => return Err("of an unknown kind"),
+        };
+        if id(held) != first {
+            return Err("not where the run before it ends");
+        }
+        let mut reader = super::bytes::Reader(value);
+        while !reader.is_empty() {
+            self.load_entry(row, &mut reader)
+                .ok_or("with an entry that points nowhere")?;
+        }
+        self.durable = self.lengths();
+        Ok(())
+    }
+
+    fn load_entry(&mut self, row: u8, reader: &mut super::bytes::Reader<'_>) -> Option<()> {
+        match row {
+            rows::STRING_ROW => {
+                let text: Arc<str> = Arc::from(reader.text()?);
+                self.string_bytes += text.len();
+                self.string_ids
+                    .insert(Arc::clone(&text), id(self.strings.len()));
+                self.strings.push(text);
+            }
+            rows::FRAME_ROW => {
+                let frame = rows::read_frame(reader)?;
+                for string in [
+                    frame.function,
+                    frame.system_name,
+                    frame.file,
+                    frame.build_id,
+                ] {
+                    at(&self.strings, string)?;
+                }
+                self.frame_ids.insert(frame, id(self.frames.len()));
+                self.frames.push(frame);
+            }
+            rows::NODE_ROW => {
+                let node = id(self.nodes.len());
+                let distance: u32 = reader.number()?;
+                let parent = node.checked_sub(distance).filter(|&parent| parent < node)?;
+                let frame: u32 = reader.number()?;
+                at(&self.frames, frame)?;
+                self.node_ids.insert((parent, frame), node);
+                self.nodes.push((parent, frame));
+            }
+            rows::STACK_ROW => {
+                let leaf: u32 = reader.number()?;
+                at(&self.nodes, leaf)?;
+                self.stack_ids.insert(leaf, id(self.stacks.len()));
+                self.stacks.push(leaf);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proto::stack::FrameKind;
+
+    fn frames(names: &[&str]) -> Vec<Frame> {
+        names
+            .iter()
+            .map(|name| Frame::named(FrameKind::Go, name).at("f.go", 3))
+            .collect()
+    }
+
+    fn names(tree: &ServiceTree, stack: u32) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut node = tree.leaf(stack).unwrap();
+        while node != 0 {
+            let (parent, frame) = tree.nodes()[node as usize];
+            out.push(tree.frame(frame).unwrap().function.to_string());
+            node = parent;
+        }
+        out.reverse();
+        out
+    }
+
+    fn reload(tree: &ServiceTree, rows: &[Row]) -> ServiceTree {
+        let mut rows = rows.to_vec();
+        rows.sort();
+        let mut again = ServiceTree::new(tree.service, tree.epoch);
+        for (key, value) in rows {
+            again.load_run(&key, &value).unwrap();
+        }
+        again
+    }
+
+    #[test]
+    fn the_same_stack_has_one_id() {
+        let mut tree = ServiceTree::new(ServiceId(1), Epoch(0));
+        let a = tree.intern(frames(&["main", "a"]).iter());
+        let b = tree.intern(frames(&["main", "b"]).iter());
+        assert_eq!(tree.intern(frames(&["main", "a"]).iter()), a);
+        assert_ne!(a, b);
+        assert_eq!(names(&tree, b), ["main", "b"]);
+        assert_eq!((tree.node_count(), tree.stack_count()), (4, 2));
+        assert_eq!(
+            tree.intern(std::iter::empty()),
+            2,
+            "the empty stack is one too"
+        );
+    }
+
+    #[test]
+    fn what_was_not_written_is_taken_back_whole() {
+        let mut tree = ServiceTree::new(ServiceId(1), Epoch(0));
+        tree.intern(frames(&["main", "a"]).iter());
+        let first = tree.fresh_rows();
+        tree.mark_durable();
+        let lost = tree.intern(frames(&["main", "lost", "x"]).iter());
+        assert!(!tree.is_durable());
+        tree.roll_back();
+        assert!(tree.is_durable());
+        assert!(tree.fresh_rows().is_empty());
+        let kept = tree.intern(frames(&["main", "kept"]).iter());
+        assert_eq!(kept, lost, "its ids are free again");
+        assert_eq!(names(&tree, kept), ["main", "kept"]);
+        let rows = [first, tree.fresh_rows()].concat();
+        assert_eq!(names(&reload(&tree, &rows), kept), ["main", "kept"]);
+    }
+
+    #[test]
+    fn damaged_runs_are_refused() {
+        let mut tree = ServiceTree::new(ServiceId(1), Epoch(0));
+        for (key, value) in [
+            (vec![rows::STACK_ROW, 0, 0, 0, 0], vec![7]),
+            (vec![rows::NODE_ROW, 0, 0, 0, 1], vec![0, 0]),
+            (vec![rows::STRING_ROW, 0, 0, 0, 5], vec![]),
+            (vec![99, 0, 0, 0, 0], vec![]),
+            (vec![], vec![]),
+        ] {
+            assert!(tree.load_run(&key, &value).is_err(), "{key:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_reload_to_the_same_tree(groups in proptest::collection::vec(
+            proptest::collection::vec(proptest::collection::vec("[a-d]", 0..5), 0..5), 0..5)) {
+            let mut tree = ServiceTree::new(ServiceId(1), Epoch(3));
+            let mut rows = Vec::new();
+            for group in &groups {
+                for stack in group {
+                    let names: Vec<&str> = stack.iter().map(String::as_str).collect();
+                    tree.intern(frames(&names).iter());
+                }
+                rows.extend(tree.fresh_rows());
+                tree.mark_durable();
+            }
+            let again = reload(&tree, &rows);
+            prop_assert_eq!(&again.nodes, &tree.nodes);
+            prop_assert_eq!(&again.stacks, &tree.stacks);
+            prop_assert_eq!(&again.frames, &tree.frames);
+            prop_assert!(again.is_durable());
+            prop_assert_eq!(again.bytes(), tree.bytes());
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The merged call tree that queries answer with. Pure: no I/O, no clock.
+//!
+//! A node is a frame under a parent; a parent's index is smaller than its
+//! children's, so one reverse pass over the nodes adds selves up to totals.
+
+use proto::stack::Frame;
+use rustc_hash::FxHashMap;
+
+/// One node: a frame under a parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallNode {
+    /// Index of the parent; the root is its own.
+    pub parent: u32,
+    /// Index into the tree's frames; `None` only at the root.
+    pub frame: Option<u32>,
+    /// Value of samples that end here, in the profile type's unit.
+    pub self_value: i128,
+}
+
+/// A call tree with values; node 0 is the root.
+#[derive(Clone, Debug)]
+pub struct CallTree {
+    frames: Vec<Frame>,
+    nodes: Vec<CallNode>,
+    frame_ids: FxHashMap<Frame, u32>,
+    child_ids: FxHashMap<(u32, u32), u32>,
+}
+
+impl Default for CallTree {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn index(id: u32) -> usize {
+    usize::try_from(id).unwrap_or(usize::MAX)
+}
+
+fn id(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+impl CallTree {
+    /// Returns a tree that has only a root.
+    pub fn new() -> Self {
+        Self {
+            frames: Vec::new(),
+            nodes: vec![CallNode {
+                parent: 0,
+                frame: None,
+                self_value: 0,
+            }],
+            frame_ids: FxHashMap::default(),
+            child_ids: FxHashMap::default(),
+        }
+    }
+
+    /// Every frame that some node has.
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// The nodes; a parent comes before its children.
+    pub fn nodes(&self) -> &[CallNode] {
+        &self.nodes
+    }
+
+    /// The frame of node `node`; `None` for the root and for an unknown node.
+    pub fn frame_of(&self, node: usize) -> Option<&Frame> {
+        let frame = self.nodes.get(node)?.frame?;
+        self.frames.get(index(frame))
+    }
+
+    /// The child of `parent` that runs `frame`, added when it is new.
+    pub fn child(&mut self, parent: usize, frame: &Frame) -> usize {
+        let frame_id = match self.frame_ids.get(frame) {
+            Some(&known) => known,
+            None => {
+                let fresh = id(self.frames.len());
+                self.frames.push(frame.clone());
+                self.frame_ids.insert(frame.clone(), fresh);
+                fresh
+            }
+        };
+        let parent = id(parent);
+        let nodes = &mut self.nodes;
+        index(
+            *self.child_ids.entry((parent, frame_id)).or_insert_with(|| {
+                nodes.push(CallNode {
+                    parent,
+                    frame: Some(frame_id),
+                    self_value: 0,
+                });
+                id(nodes.len() - 1)
+            }),
+        )
+    }
+
+    /// Adds `value` to node `node`'s own value.
+    pub fn add_self(&mut self, node: usize, value: i128) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.self_value = node.self_value.saturating_add(value);
+        }
+    }
+
+    /// Adds a sample: the frames of its stack, root first, and its value.
+    pub fn add<'f>(&mut self, stack_root_first: impl Iterator<Item = &'f Frame>, value: i128) {
+        let mut node = 0;
+        for frame in stack_root_first {
+            node = self.child(node, frame);
+        }
+        self.add_self(node, value);
+    }
+
+    /// Divides every value by `divisor`, rounding towards zero; a zero divisor
+    /// changes nothing.
+    pub fn divide(&mut self, divisor: i128) {
+        for node in &mut self.nodes {
+            node.self_value = node
+                .self_value
+                .checked_div(divisor)
+                .unwrap_or(node.self_value);
+        }
+    }
+
+    /// Per node: its own value and that of everything below it.
+    pub fn totals(&self) -> Vec<i128> {
+        let mut totals: Vec<i128> = self.nodes.iter().map(|node| node.self_value).collect();
+        for (child, node) in self.nodes.iter().enumerate().skip(1).rev() {
+            let value = totals.get(child).copied().unwrap_or(0);
+            if let Some(parent) = totals.get_mut(index(node.parent)) {
+                *parent = parent.saturating_add(value);
+            }
+        }
+        totals
+    }
+
+    /// The value of the whole tree.
+    pub fn total(&self) -> i128 {
+        self.nodes
+            .iter()
+            .fold(0, |sum: i128, node| sum.saturating_add(node.self_value))
+    }
+
+    /// Per node: its children, in order of their index.
+    pub fn children(&self) -> Vec<Vec<u32>> {
+        let mut children = vec![Vec::new(); self.nodes.len()];
+        for (child, node) in self.nodes.iter().enumerate().skip(1) {
+            if let Some(list) = children.get_mut(index(node.parent)) {
+                list.push(id(child));
+            }
+        }
+        children
+    }
+}

@@ -1,0 +1,14 @@
+//! The collector from outside: over its port and as a program.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail their test; allow-unwrap-in-tests does not reach them"
+)]
+
+mod auth;
+mod cli;
+mod hostile;
+mod http;
+mod push;
+mod restart;
+mod server;
