@@ -1,0 +1,3 @@
+module tepui/demo
+
+go 1.19
