@@ -24,7 +24,7 @@ use crate::feature::{PathFrame, SeriesRow};
 use crate::hook::Queue;
 use crate::metrics::Metrics;
 use crate::query::ServiceName;
-use crate::store::{StateStore, StoreError};
+use crate::store::{Change, StateStore, StoreError};
 use history::History;
 use machine::{Outcome, Record, Rules, Sight, Step, Transition};
 
@@ -192,8 +192,6 @@ pub struct Alerts {
     queue: Arc<Queue>,
     state: Mutex<State>,
 }
-
-type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
 fn stored(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = vec![FORMAT];
@@ -440,7 +438,7 @@ impl Alerts {
     /// Writes what came of a look, with what the hook must be told, and only
     /// then makes it known.
     fn keep(&self, state: &mut State, next: Next) -> Result<(), StoreError> {
-        let mut changes: Changes = Vec::new();
+        let mut changes: Vec<Change> = Vec::new();
         let mut told = Vec::new();
         for (id, record) in &next.records {
             changes.push((alert_key(id), Some(stored(record))));

@@ -4,6 +4,7 @@
 //! durable, read by queries. A service's series are read when first needed.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use proto::labels::LabelSet;
@@ -192,16 +193,16 @@ impl Directory {
         // Read and inserted under the lock, so that a series that the writer
         // adds meanwhile cannot be missed.
         let mut state = self.write();
-        if !state.series.contains_key(&service) {
-            let mut table = SeriesTable::default();
-            for (id, labels) in self.store.series(service)? {
-                table.insert(id, labels);
+        let table = match state.series.entry(service) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let mut table = SeriesTable::default();
+                for (id, labels) in self.store.series(service)? {
+                    table.insert(id, labels);
+                }
+                place.insert(table)
             }
-            state.series.insert(service, table);
-        }
-        Ok(match state.series.get(&service) {
-            Some(table) => look(table),
-            None => look(&SeriesTable::default()),
-        })
+        };
+        Ok(look(table))
     }
 }

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use crate::alert::Alert;
 use crate::metrics::{Delivery, Metrics};
-use crate::store::{StateStore, StoreError};
+use crate::store::{Change, StateStore, StoreError};
 
 /// Prefix of entries in the state store, before a sequence number.
 const PREFIX: &[u8] = b"hook/";
@@ -70,7 +70,7 @@ impl Entry {
     }
 
     /// The change of the state store that keeps it.
-    pub fn change(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+    pub fn change(&self) -> Change {
         let mut value = vec![FORMAT];
         serde_json::to_writer(&mut value, &self.stored).expect("an entry is two texts");
         (self.key(), Some(value))

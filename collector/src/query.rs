@@ -291,10 +291,15 @@ impl Inner {
         name: &ServiceName,
     ) -> Result<Vec<(ServiceId, ServiceKey)>, QueryError> {
         let all = self.directory.services(tenant);
+        let whole = name.to_string();
+        let is_meant = |key: &ServiceKey| match &name.namespace {
+            None => key.service == name.name,
+            Some(namespace) => key.service == name.name && key.namespace == *namespace,
+        };
         let found: Vec<_> = all
             .iter()
-            .filter(|(_, key)| key.service == name.name)
-            .filter(|(_, key)| name.namespace.as_ref().is_none_or(|n| *n == key.namespace))
+            // A service's own name may hold a slash.
+            .filter(|(_, key)| is_meant(key) || key.service == whole)
             .cloned()
             .collect();
         if found.is_empty() {

@@ -104,7 +104,7 @@ pub struct WindowKey {
 #[derive(Debug, Default)]
 pub struct WriteGroup {
     /// Rows of the dictionary: (key, value), see [`rows`].
-    pub dictionary: Vec<(Vec<u8>, Vec<u8>)>,
+    pub dictionary: Vec<KeyValue>,
     /// Keys of dictionary rows that go.
     pub forget: Vec<Vec<u8>>,
     /// Windows, see [`segment`].
@@ -134,6 +134,11 @@ pub struct Catalog {
     /// Writers by instance.
     pub writers: Vec<([u8; 16], rows::WriterRow)>,
 }
+
+/// A key and its value.
+pub type KeyValue = (Vec<u8>, Vec<u8>);
+/// A key with its new value; `None` removes it.
+pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// Keeps profiles. Calls block; use them from a thread that may.
 pub trait Store: StateStore {
@@ -217,11 +222,7 @@ pub trait Store: StateStore {
     /// # Errors
     ///
     /// [`StoreError::Write`] when the engine fails.
-    fn write_features(
-        &self,
-        step: UnixNanos,
-        rows: &[(Vec<u8>, Vec<u8>)],
-    ) -> Result<(), StoreError>;
+    fn write_features(&self, step: UnixNanos, rows: &[KeyValue]) -> Result<(), StoreError>;
 
     /// Feature rows whose key begins with `prefix`, of the days `window`
     /// touches, by key within a day.
@@ -229,11 +230,7 @@ pub trait Store: StateStore {
     /// # Errors
     ///
     /// [`StoreError::Read`] when the engine fails.
-    fn features(
-        &self,
-        window: Window,
-        prefix: &[u8],
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn features(&self, window: Window, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError>;
 
     /// What the store occupies.
     fn usage(&self) -> Usage;
@@ -257,14 +254,14 @@ pub trait StateStore: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// [`StoreError::Read`] when the engine fails.
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError>;
 
     /// Sets (or with `None` removes) entries, all or nothing, synced.
     ///
     /// # Errors
     ///
     /// [`StoreError::Write`] when the engine fails; nothing was changed then.
-    fn write(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError>;
+    fn write(&self, changes: Vec<Change>) -> Result<(), StoreError>;
 }
 
 /// Why the store could not do something.

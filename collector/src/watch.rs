@@ -26,7 +26,9 @@ use crate::feature::{self, StepProfile, codec};
 use crate::metrics::Metrics;
 use crate::query::add_vector;
 use crate::store::trees::{self, Trees};
-use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, SumRequest};
+use crate::store::{
+    KeyValue, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, SumRequest,
+};
 use crate::tree::CallTree;
 
 /// Longest wait for stragglers after a step; a shorter step waits its length.
@@ -198,7 +200,7 @@ impl Watch {
         step: Window,
         service: ServiceId,
         wanted: &str,
-    ) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Option<KeyValue>, StoreError> {
         let series: Vec<SeriesId> = self.directory.with_series(service, |table| {
             let of_version = table.iter().filter(|(_, labels)| version(labels) == wanted);
             of_version.map(|(id, _)| id).collect()

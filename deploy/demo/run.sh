@@ -24,7 +24,7 @@ readonly here programs out keep repaired_seconds
 readonly flag_seconds=90
 # What the demonstration changes so as not to last six minutes.
 readonly detect=(--detect-step 10s --detect-for 30s)
-readonly endpoint_every=15s
+readonly endpoint_every=20s
 
 bold='' plain=''
 if [[ -t 1 ]]; then bold=$'\e[1m' plain=$'\e[0m'; fi

@@ -503,7 +503,8 @@ mod tests {
 
     #[test]
     fn dangling_indices_are_errors() {
-        let cases: [(&str, fn(&mut pb::Profile)); 5] = [
+        type Change = fn(&mut pb::Profile);
+        let cases: [(&str, Change); 5] = [
             ("string", |p| p.function[0].name = 99),
             ("string", |p| p.sample_type[0].unit = -1),
             ("location", |p| p.sample[0].location_id[0] = 9),

@@ -101,11 +101,6 @@ impl History {
             false => &self.version,
         }
     }
-
-    /// End of the last step that was added.
-    pub(super) fn last(&self) -> UnixNanos {
-        UnixNanos::new(self.last_ns)
-    }
 }
 
 #[cfg(test)]

@@ -340,10 +340,6 @@ impl Push {
         Owed::Now(refused(code, message, retry))
     }
 
-    #[expect(
-        clippy::type_complexity,
-        reason = "the windows of a batch, each checked by itself"
-    )]
     fn apply(
         &mut self,
         body: pb::BatchBody,

@@ -43,10 +43,10 @@ struct Failing {
 }
 
 impl StateStore for Failing {
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         self.inner.scan(prefix)
     }
-    fn write(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+    fn write(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         StateStore::write(&self.inner, changes)
     }
 }
@@ -91,18 +91,10 @@ impl Store for Failing {
     fn drop_before(&self, time: UnixNanos) -> Result<usize, StoreError> {
         self.inner.drop_before(time)
     }
-    fn write_features(
-        &self,
-        step: UnixNanos,
-        rows: &[(Vec<u8>, Vec<u8>)],
-    ) -> Result<(), StoreError> {
+    fn write_features(&self, step: UnixNanos, rows: &[KeyValue]) -> Result<(), StoreError> {
         self.inner.write_features(step, rows)
     }
-    fn features(
-        &self,
-        window: Window,
-        prefix: &[u8],
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn features(&self, window: Window, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         self.inner.features(window, prefix)
     }
     fn usage(&self) -> Usage {

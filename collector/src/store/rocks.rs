@@ -21,8 +21,8 @@ use super::rows;
 use super::segment::RangeSum;
 use super::tree::ServiceTree;
 use super::{
-    Catalog, Epoch, PtypeId, SeriesId, ServiceId, StateStore, Store, StoreError, SumRequest, Usage,
-    WindowKey, WriteGroup,
+    Catalog, Change, Epoch, KeyValue, PtypeId, SeriesId, ServiceId, StateStore, Store, StoreError,
+    SumRequest, Usage, WindowKey, WriteGroup,
 };
 
 type Db = DBWithThreadMode<MultiThreaded>;
@@ -81,7 +81,7 @@ fn family_options(cache: &Cache) -> Options {
     options
 }
 
-fn is_of_a_day(name: &String) -> bool {
+fn is_of_a_day(name: &str) -> bool {
     keys::day_of_family(name).is_some()
 }
 
@@ -149,7 +149,7 @@ impl RocksStore {
             db,
             path: path.to_owned(),
             cache,
-            families: Mutex::new(names.into_iter().filter(is_of_a_day).collect()),
+            families: Mutex::new(names.into_iter().filter(|name| is_of_a_day(name)).collect()),
         };
         store.check_format()?;
         Ok(store)
@@ -301,7 +301,7 @@ fn synced() -> WriteOptions {
 }
 
 impl StateStore for RocksStore {
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         let mut out = Vec::new();
         self.prefixed(&self.family(STATE)?, prefix, |key, value| {
             out.push((key.to_vec(), value.to_vec()));
@@ -310,7 +310,7 @@ impl StateStore for RocksStore {
         Ok(out)
     }
 
-    fn write(&self, changes: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+    fn write(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let family = self.family(STATE)?;
         let mut batch = WriteBatch::default();
         for (key, value) in changes {
@@ -471,11 +471,7 @@ impl Store for RocksStore {
         Ok(dropped.len())
     }
 
-    fn write_features(
-        &self,
-        step: UnixNanos,
-        rows: &[(Vec<u8>, Vec<u8>)],
-    ) -> Result<(), StoreError> {
+    fn write_features(&self, step: UnixNanos, rows: &[KeyValue]) -> Result<(), StoreError> {
         let day = u64::try_from(step.seconds()).map_or(0, keys::day);
         let family = self.family_or_new(&keys::feature_family(day))?;
         let mut batch = WriteBatch::default();
@@ -485,11 +481,7 @@ impl Store for RocksStore {
         self.db.write(batch).map_err(write_error)
     }
 
-    fn features(
-        &self,
-        window: Window,
-        prefix: &[u8],
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn features(&self, window: Window, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         let (from, until) = seconds(window);
         let mut out = Vec::new();
         for day in self.days_between(from, until, "feature/") {

@@ -14,6 +14,9 @@ use crate::server::Server;
 
 const INSTANCE: [u8; 16] = [9; 16];
 
+/// The refused windows of a batch, or why all of it is refused.
+type Verdict = Result<Vec<RefusalCode>, RefusalCode>;
+
 /// The encoded body of one good window.
 fn body(change: impl FnOnce(&mut pb::BatchBody)) -> Vec<u8> {
     let start = SystemClock.now();
@@ -37,7 +40,7 @@ async fn answer(
     server: &Server,
     sequence: u64,
     body: &[u8],
-) -> Result<Vec<RefusalCode>, RefusalCode> {
+) -> Verdict {
     let mut pusher = Pusher::connect(&server.url(), INSTANCE).await.unwrap();
     pusher.send_body(INSTANCE.to_vec(), sequence, body).await;
     match pusher.answer().await.unwrap() {
@@ -64,7 +67,7 @@ async fn every_kind_of_bad_batch_is_refused_with_its_code() {
         }
     };
     let zeros = vec![0; limits::MAX_BODY_BYTES + 1];
-    let cases: Vec<(&str, Vec<u8>, Result<Vec<RefusalCode>, RefusalCode>)> = vec![
+    let cases: Vec<(&str, Vec<u8>, Verdict)> = vec![
         ("truncated", good[..good.len() - 3].to_vec(), Err(Malformed)),
         ("no protobuf", b"\xff\xff\xff\xff".to_vec(), Err(Malformed)),
         ("a bomb", zeros, Err(TooLarge)),

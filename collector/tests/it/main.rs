@@ -12,3 +12,4 @@ mod http;
 mod push;
 mod restart;
 mod server;
+mod spin;

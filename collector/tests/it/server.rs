@@ -93,14 +93,17 @@ impl Server {
         self.folder.path()
     }
 
-    /// Pushes one window of a spinning `service`: 90 samples.
+    /// Pushes one window of a spinning `service`: 90 samples of the spin and
+    /// 10 of work.
     pub(crate) async fn push(&self, service: &str) {
         let instance = [1; 16];
         let mut pusher = Pusher::connect(&self.url(), instance).await.unwrap();
         let start = SystemClock.now().saturating_sub(Duration::from_secs(20));
-        let stack: &[&str] = &["main.main", "main.startSink", "runtime.selectgo"];
+        let spin: &[&str] = &["main.main", "main.startSink", "runtime.selectgo"];
+        let work: &[&str] = &["main.main", "main.work"];
+        let samples = [(spin, 90), (work, 10)];
         pusher
-            .send(instance, 1, &[profile(service, start, &[(stack, 90)])])
+            .send(instance, 1, &[profile(service, start, &samples)])
             .await;
         match pusher.answer().await.unwrap() {
             Answer::Ack(ack) => assert!(ack.refused.is_empty(), "{ack:?}"),
