@@ -290,7 +290,7 @@ impl Region {
         let binary = self.binary.as_ref()?;
         let image = binary.image()?;
         let object = object::File::parse(image.as_ref()).ok()?;
-        let address = binary.address_of(self.mapping.offset)?;
+        let address = binary.address_of_mapping(self.mapping.offset)?;
         let base = object.relative_address_base();
         // Both ends of the difference are the target's to choose.
         let base_in_memory = self.mapping.start.wrapping_sub(address).wrapping_add(base);

@@ -58,6 +58,7 @@ struct Segment {
     offset: u64,
     size: u64,
     address: u64,
+    executable: bool,
 }
 
 /// A program or library.
@@ -122,6 +123,14 @@ impl Binary {
         address_in(&self.content.as_ref()?.segments, offset)
     }
 
+    /// The address its symbol table has for the first byte of an executable
+    /// mapping of the file that begins at `offset`. A mapping begins at a page,
+    /// the segment it shows often does not, and what lies before the segment
+    /// in that page belongs to another one.
+    pub(crate) fn address_of_mapping(&self, offset: u64) -> Option<u64> {
+        address_of_mapping(&self.content.as_ref()?.segments, offset)
+    }
+
     /// Go's function table, if it is a Go program.
     pub(crate) fn go_table(&self) -> Option<&GoTable> {
         let content = self.content.as_ref()?;
@@ -154,6 +163,21 @@ fn address_in(segments: &[Segment], offset: u64) -> Option<u64> {
         let within = offset.checked_sub(segment.offset)?;
         (within < segment.size).then(|| segment.address.wrapping_add(within))
     })
+}
+
+fn address_of_mapping(segments: &[Segment], offset: u64) -> Option<u64> {
+    const PAGE: u64 = 4096;
+    let shown = segments.iter().find(|segment| {
+        segment.executable
+            && offset >= segment.offset & !(PAGE - 1)
+            && offset < segment.offset.saturating_add(segment.size)
+    })?;
+    Some(
+        shown
+            .address
+            .wrapping_sub(shown.offset)
+            .wrapping_add(offset),
+    )
 }
 
 /// What tells files apart.
@@ -351,6 +375,7 @@ fn segments(bytes: &[u8]) -> Vec<Segment> {
                 offset: segment.p_offset(endian),
                 size: segment.p_filesz(endian),
                 address: segment.p_vaddr(endian),
+                executable: segment.p_flags(endian) & object::elf::PF_X != 0,
             });
         Ok(loaded.collect())
     };
@@ -402,11 +427,13 @@ mod tests {
                 offset: 0,
                 size: 0x500,
                 address: 0x40_0000,
+                executable: false,
             },
             Segment {
                 offset: 0x1000,
                 size: 0x800,
                 address: 0x40_2000,
+                executable: true,
             },
         ];
         for (offset, expected) in [
@@ -417,6 +444,36 @@ mod tests {
             (0x1800, None),
         ] {
             assert_eq!(address_in(&segments, offset), expected);
+        }
+    }
+
+    #[test]
+    fn a_mapping_shows_the_code_that_begins_within_its_first_page() {
+        // As lld lays out a Rust program.
+        let segments = [
+            Segment {
+                offset: 0,
+                size: 0x99988,
+                address: 0,
+                executable: false,
+            },
+            Segment {
+                offset: 0x99990,
+                size: 0x20_0000,
+                address: 0x9_a990,
+                executable: true,
+            },
+        ];
+        for (offset, expected) in [
+            (0x9_9000, Some(0x9_a000)),
+            (0x9_8000, None),
+            (0x29_9990, None),
+        ] {
+            assert_eq!(
+                address_of_mapping(&segments, offset),
+                expected,
+                "{offset:#x}"
+            );
         }
     }
 
