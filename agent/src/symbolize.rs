@@ -14,6 +14,7 @@ pub mod gopclntab;
 pub(crate) mod maps;
 pub(crate) mod perf_map;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -150,10 +151,17 @@ impl Symbolizer {
             .set_debug_dirs(Some(binary.debug_directories()))
             .build();
         let source = Source::Elf(Elf::new(path));
-        match reader.symbolize(&source, Input::FileOffset(offsets)) {
-            Ok(found) => found.iter().map(|found| self.found(found)).collect(),
-            Err(error) => {
+        // The file is the target's to choose and this build checks for
+        // overflows: nothing in it may end the agent.
+        let guarded = AssertUnwindSafe(|| reader.symbolize(&source, Input::FileOffset(offsets)));
+        match catch_unwind(guarded) {
+            Ok(Ok(found)) => found.iter().map(|found| self.found(found)).collect(),
+            Ok(Err(error)) => {
                 tracing::debug!(module = binary.name(), %error, "cannot read symbols");
+                unknown
+            }
+            Err(_panic) => {
+                tracing::debug!(module = binary.name(), "symbols end their reader");
                 unknown
             }
         }

@@ -12,6 +12,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use framehop::Unwinder as _;
@@ -49,6 +50,11 @@ mod arch {
     }
 
     impl Registers {
+        /// The instruction in the program.
+        pub(crate) fn ip(&self) -> u64 {
+            self.ip
+        }
+
         /// Takes the words in the order of the mask's bits.
         pub(crate) fn from_words([bp, sp, ip]: [u64; REGISTERS_COUNT]) -> Self {
             Self { ip, sp, bp }
@@ -84,6 +90,11 @@ mod arch {
     }
 
     impl Registers {
+        /// The instruction in the program.
+        pub(crate) fn ip(&self) -> u64 {
+            self.ip
+        }
+
         /// Takes the words in the order of the mask's bits.
         pub(crate) fn from_words([fp, lr, sp, ip]: [u64; REGISTERS_COUNT]) -> Self {
             Self { ip, sp, fp, lr }
@@ -113,6 +124,8 @@ pub(crate) enum Place {
         /// Address in it.
         address: u64,
     },
+    /// In the kernel, for no call of user code.
+    Kernel,
 }
 
 /// Whether a stack goes down to where its thread began.
@@ -197,10 +210,8 @@ impl AddressSpace {
             self.unwinder.remove_module(region.mapping.start);
         }
         for region in &kept {
-            if fresh.contains(&region.mapping.start)
-                && let Some(module) = region.module()
-            {
-                self.unwinder.add_module(module);
+            if fresh.contains(&region.mapping.start) {
+                add_module(&mut self.unwinder, region);
             }
         }
         self.regions = kept;
@@ -255,6 +266,20 @@ impl AddressSpace {
         stack: &[u8],
         addresses: &mut Vec<u64>,
     ) -> End {
+        // The library checks for overflows in this build, and registers and
+        // tables are the target's to choose: no sample may end the agent.
+        let guarded =
+            AssertUnwindSafe(|| self.unwind_unguarded(cache, registers, stack, addresses));
+        catch_unwind(guarded).unwrap_or(End::Cut)
+    }
+
+    fn unwind_unguarded(
+        &self,
+        cache: &mut UnwindCache,
+        registers: Registers,
+        stack: &[u8],
+        addresses: &mut Vec<u64>,
+    ) -> End {
         let mut read_stack = |address: u64| word_at(stack, registers.sp, address).ok_or(());
         let start = registers.start(self.unwinder.max_known_code_address());
         let mut frames =
@@ -270,6 +295,20 @@ impl AddressSpace {
                 return End::Cut;
             }
         }
+    }
+}
+
+/// Makes the tables of `region` known, unless they end the library that reads
+/// them.
+fn add_module(unwinder: &mut arch::Unwinder<Section>, region: &Region) {
+    let guarded = AssertUnwindSafe(|| {
+        if let Some(module) = region.module() {
+            unwinder.add_module(module);
+        }
+    });
+    if catch_unwind(guarded).is_err() {
+        let file = region.binary.as_ref().map(|binary| binary.name());
+        tracing::debug!(file, "unwind tables not used");
     }
 }
 

@@ -107,8 +107,8 @@ pub struct Alert {
     pub baseline_cores: Option<f64>,
     /// Share of samples that wait, 0 to 1.
     pub wait_share: f64,
-    /// Share of channel operations that got something, 0 to 1.
-    pub progress_share: f64,
+    /// Share of channel operations that got something, 0 to 1, if there are any.
+    pub progress_share: Option<f64>,
     /// Effective number of leaf functions.
     pub leaf_eff: f64,
     /// Share of time the cgroup was throttled, 0 to 1.

@@ -142,7 +142,13 @@ impl Queue {
         Entry {
             sequence,
             stored: StoredEntry {
-                id: format!("tepui-{}-{sequence}", alert.id),
+                // The same transition has the same id, also after a restart.
+                id: format!(
+                    "tepui-{}-{}-{}",
+                    alert.id,
+                    payload::status(resolved),
+                    alert.since
+                ),
                 body: payload::body(alert, resolved, external_url),
             },
         }

@@ -240,7 +240,9 @@ impl Watch {
                 continue;
             }
             let sum = self.store.sum(&request(ptype))?;
-            samples.observed_ns = samples.observed_ns.saturating_add(sum.observed_ns);
+            // Rows hold the time that one series was observed, on average.
+            let count = u64::try_from(sum.series.len()).unwrap_or(u64::MAX).max(1);
+            samples.observed_ns = samples.observed_ns.saturating_add(sum.observed_ns / count);
             let shared = self.trees.get(service)?;
             let stacks = trees::read(&shared);
             for (kind, values) in sum.sums {

@@ -1,4 +1,6 @@
-//! CPU samples of other processes by perf events, user code only.
+//! CPU samples of other processes by perf events. Stacks are those of user
+//! code; where the kernel allows it, its own work for a thread counts for the
+//! call that asked for it.
 //!
 //! Promises: nothing of the target is stopped or changed. Its threads and
 //! processes are followed as they come, a thread is counted once, dead ones
@@ -159,6 +161,11 @@ pub struct PerfSampler {
     processes: Processes,
     symbolizer: Symbolizer,
     rescanned: Instant,
+    /// When sampling began, until the first window is collected.
+    began: Option<Instant>,
+    /// Whether samples taken within system calls are asked for; the kernel may
+    /// not allow it.
+    with_kernel: bool,
 }
 
 impl fmt::Debug for PerfSampler {
@@ -168,6 +175,41 @@ impl fmt::Debug for PerfSampler {
             .field("targets", &self.targets.keys())
             .field("inheriting", &self.inheriting)
             .finish_non_exhaustive()
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+}
+
+/// Whether process `pid` is there and has a thread that has not ended; its
+/// first thread may end before the others.
+fn is_alive(pid: i32) -> bool {
+    let threads = events::threads(pid).unwrap_or_default();
+    threads.iter().any(|tid| {
+        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")) else {
+            return false;
+        };
+        // The name before it may hold anything.
+        let state = text
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        !matches!(state, None | Some('Z' | 'X'))
+    })
+}
+
+/// Lets this process open as many files as it may: an event is one.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::debug!(%error, "limit of open files not raised");
     }
 }
 
@@ -185,6 +227,7 @@ impl PerfSampler {
     ///
     /// [`PerfError`] of the first, if none can be sampled.
     pub fn open(pids: &[i32], options: PerfOptions) -> Result<Self, PerfError> {
+        raise_descriptor_limit();
         let rings = CpuRings::open(events::online_cpus()).map_err(|source| {
             match source.raw_os_error() {
                 Some(libc::EPERM | libc::ENOMEM | libc::EAGAIN) => PerfError::Memlock(source),
@@ -199,6 +242,8 @@ impl PerfSampler {
             processes: Processes::new(chain_limit()),
             symbolizer: Symbolizer::default(),
             rescanned: Instant::now(),
+            began: Some(Instant::now()),
+            with_kernel: true,
         };
         let mut first_failure = None;
         for &pid in pids {
@@ -220,7 +265,11 @@ impl PerfSampler {
     /// [`PerfError`]; the other processes go on.
     pub fn add_process(&mut self, pid: i32) -> Result<(), PerfError> {
         if self.targets.contains_key(&pid) || self.inheriting.contains(&pid) {
-            return Ok(());
+            if is_alive(pid) {
+                return Ok(());
+            }
+            // Its id may belong to another process soon.
+            self.remove_process(pid);
         }
         self.drain(Instant::now());
         self.processes.want(pid);
@@ -285,12 +334,20 @@ impl PerfSampler {
         target.is_alone |= events > MAX_EVENTS;
         let mut opened = 0;
         for tid in fresh {
-            let request = Request {
+            let request = |with_kernel| Request {
                 tid,
                 rate_hz: self.options.rate_hz,
                 capture: target.capture,
+                with_kernel,
             };
-            match self.open_thread(request, target) {
+            let (whole, user_only) = (request(self.with_kernel), request(false));
+            let mut outcome = self.open_thread(whole, target);
+            if self.with_kernel && outcome.as_ref().is_err_and(is_refusal) {
+                outcome = self.open_thread(user_only, target);
+                // So it is for all of them.
+                self.with_kernel = outcome.is_err();
+            }
+            match outcome {
                 Ok(()) => {
                     target.tids.insert(tid);
                     opened += 1;
@@ -344,12 +401,31 @@ impl PerfSampler {
     pub fn remove_process(&mut self, pid: i32) {
         self.drain(Instant::now());
         self.inheriting.remove(&pid);
+        self.follow_heirs(pid);
         self.processes.ignore(pid);
         if let Some(target) = self.targets.remove(&pid) {
             let followed = target.followed.iter().map(|followed| followed.id);
             let alone = target.alone.iter().map(|alone| alone.id);
-            for id in followed.chain(alone) {
-                self.processes.closed(id);
+            self.processes.closed(&followed.chain(alone).collect());
+        }
+    }
+
+    /// Gives events of their own to processes that inherited those of `pid`:
+    /// what was inherited ends with what it came from.
+    fn follow_heirs(&mut self, pid: i32) {
+        if !self.targets.contains_key(&pid) {
+            return;
+        }
+        let heirs: Vec<i32> = self
+            .inheriting
+            .iter()
+            .copied()
+            .filter(|heir| self.processes.descends(*heir, pid))
+            .collect();
+        for heir in heirs {
+            self.inheriting.remove(&heir);
+            if let Err(error) = self.follow(heir) {
+                tracing::debug!(pid = heir, %error, "process not followed");
             }
         }
     }
@@ -412,13 +488,15 @@ impl PerfSampler {
                     .ring
                     .drain(|kind, misc, body| processes.take(kind, misc, body, now));
             }
+            let mut closed = FxHashSet::default();
             target.alone.retain(|alone| {
                 if !alone.ring.waits {
-                    processes.closed(alone.id);
+                    closed.insert(alone.id);
                     target.tids.remove(&alone.tid);
                 }
                 alone.ring.waits
             });
+            processes.closed(&closed);
         }
     }
 
@@ -477,7 +555,9 @@ impl PerfSampler {
         };
         Collected {
             window,
-            observed_ns: 0,
+            observed_ns: self.began.take().map_or(0, |began| {
+                u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+            }),
             lost_samples,
             dropped_labels: 0,
             samples_count: tally.samples,
@@ -489,8 +569,9 @@ impl PerfSampler {
         }
     }
 
-    /// Whether there is a process to sample.
+    /// Whether there is a process to sample that has not ended.
     pub fn has_targets(&self) -> bool {
-        !self.targets.is_empty() || !self.inheriting.is_empty()
+        let mut targets = self.targets.keys().chain(&self.inheriting);
+        targets.any(|pid| is_alive(*pid))
     }
 }

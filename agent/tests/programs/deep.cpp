@@ -1,7 +1,8 @@
-// Burns CPU in recursion, a callback of the C library and the C++ library, on
-// the main thread and one more.
+// Burns CPU in recursion, a callback of the C library, copies and the C++
+// library, on the main thread and one more.
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
 #include <thread>
@@ -36,6 +37,18 @@ __attribute__((noinline)) void sort_with_c() {
   std::qsort(numbers.data(), numbers.size(), sizeof(int), compare);
 }
 
+__attribute__((noinline)) void sort_copies() {
+  static thread_local std::vector<int> numbers(100000), copy(100000);
+  for (int round = 0; round < 20; round++) {
+    for (auto &n : numbers) n = static_cast<int>(sink = sink * 1103515245 + 12345);
+    for (int times = 0; times < 20; times++) {
+      std::memcpy(copy.data(), numbers.data(), numbers.size() * sizeof(int));
+      sink = static_cast<unsigned>(copy[sink % copy.size()]);
+    }
+    std::sort(copy.begin(), copy.begin() + 5000);
+  }
+}
+
 __attribute__((noinline)) void fill_map() {
   std::map<std::string, int> words;
   for (int i = 0; i < 5000; i++) words["a rather long key number " + std::to_string(std::rand())] = i;
@@ -46,6 +59,7 @@ void work() {
   for (;;) {
     for (int i = 0; i < 50; i++) sink = recurse(30);
     sort_with_c();
+    sort_copies();
     fill_map();
   }
 }

@@ -23,6 +23,10 @@ const LATE: Duration = Duration::from_secs(600);
 pub(super) const STALE: Duration = Duration::from_secs(15 * 60);
 /// Without rows for so long, an alert ends.
 pub(super) const END: Duration = Duration::from_secs(24 * 3600);
+/// Steps without rows after which a run begins anew, and the least time for it:
+/// a source that samples a part of each minute leaves some out.
+const GAP_STEPS: i64 = 3;
+const MIN_GAP_NS: i64 = 120_000_000_000;
 /// Most instances an alert tells apart; those seen longest ago are forgotten.
 const MAX_INSTANCES: usize = 500;
 /// Most pods an alert names.
@@ -116,7 +120,8 @@ pub(super) struct Evidence {
     pub(super) cores: f64,
     pub(super) samples: u64,
     pub(super) wait_share: f64,
-    pub(super) progress_share: f64,
+    /// `None` without channel operations.
+    pub(super) progress_share: Option<f64>,
     pub(super) leaf_eff: f64,
     pub(super) throttled_share: f64,
     pub(super) top_leaves: Vec<(String, f64)>,
@@ -285,7 +290,10 @@ impl Record {
     /// Notes that an instance showed `finding`.
     fn show(&mut self, sight: &Sight<'_>, finding: &Finding, start: i64, end: i64) {
         let known = self.instances.entry(sight.instance.to_owned()).or_default();
-        if !known.positive {
+        // After a gap without rows nobody knows whether it went on.
+        let silent = start.saturating_sub(known.row_ns);
+        let longest = (end - start).saturating_mul(GAP_STEPS).max(MIN_GAP_NS);
+        if !known.positive || silent > longest {
             *known = Instance {
                 pod: sight.pod.to_owned(),
                 positive: true,
@@ -372,7 +380,10 @@ impl Evidence {
         let weight = share(finding.samples, samples);
         let mean = |old: f64, new: f64| old + (new - old) * weight;
         self.wait_share = mean(self.wait_share, finding.wait_share);
-        self.progress_share = mean(self.progress_share, finding.progress_share.unwrap_or(0.0));
+        self.progress_share = match (self.progress_share, finding.progress_share) {
+            (Some(old), Some(new)) => Some(mean(old, new)),
+            (old, new) => new.or(old),
+        };
         self.leaf_eff = mean(self.leaf_eff, finding.leaf_eff);
         self.throttled_share = mean(self.throttled_share, finding.throttled_share);
         self.samples = samples;
@@ -395,6 +406,3 @@ fn share(part: u64, whole: u64) -> f64 {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -63,8 +63,15 @@ fn summary(record: &Record) -> String {
     let evidence = &record.evidence;
     let mut text = String::new();
     let baseline = match record.baseline_cores {
-        Some(cores) => format!("baseline {cores:.2}"),
+        Some(cores) => format!("such a spin before: {cores:.2}"),
         None => "nothing is known from before".to_owned(),
+    };
+    let progress = match evidence.progress_share {
+        Some(share) => format!(
+            "; {:.0} % of channel operations got anything",
+            share * 100.0
+        ),
+        None => String::new(),
     };
     let leaves: Vec<&str> = evidence
         .top_leaves
@@ -75,9 +82,9 @@ fn summary(record: &Record) -> String {
     // Writing to a String cannot fail.
     write!(
         text,
-        "{} has used {:.2} cores for {} ({baseline}). {:.0} % of it is in {}; \
-         {:.0} % of channel frames did any transfer. Looks like a loop that polls without \
-         waiting, such as a select with an empty default. Since {}",
+        "{} has used {:.2} cores for {} ({baseline}). {:.0} % of it is in {}{progress}. \
+         Looks like a loop that polls without waiting, such as a select with an empty default. \
+         Since {}",
         anchor(record),
         evidence.cores,
         length(record.lasted()),
@@ -86,7 +93,6 @@ fn summary(record: &Record) -> String {
             true => "functions that wait".to_owned(),
             false => leaves.join(", "),
         },
-        evidence.progress_share * 100.0,
         rfc3339(UnixNanos::new(record.onset_ns)),
     )
     .unwrap_or_default();

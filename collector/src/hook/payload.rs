@@ -94,12 +94,14 @@ fn annotations(alert: &Alert) -> Texts {
         ("path", path(alert)),
         ("cores", format!("{:.2}", alert.cores)),
         ("wait_share", format!("{:.3}", alert.wait_share)),
-        ("progress_share", format!("{:.3}", alert.progress_share)),
         ("since", alert.since.clone()),
         ("flamegraph_url", link("flamegraph")),
         ("pprof_url", link("pprof")),
         ("query", link("query")),
     ]);
+    if let Some(share) = alert.progress_share {
+        annotations.insert("progress_share", format!("{share:.3}"));
+    }
     if let Some(cores) = alert.baseline_cores {
         annotations.insert("baseline_cores", format!("{cores:.2}"));
     }
@@ -115,9 +117,14 @@ fn annotations(alert: &Alert) -> Texts {
     annotations
 }
 
+/// The word for what happened to an alert.
+pub(super) fn status(resolved: bool) -> &'static str {
+    if resolved { "resolved" } else { "firing" }
+}
+
 /// The body that tells of `alert`, which fired or resolved.
 pub(super) fn body(alert: &Alert, resolved: bool, external_url: &str) -> String {
-    let status = if resolved { "resolved" } else { "firing" };
+    let status = status(resolved);
     let labels = labels(alert);
     let annotations = annotations(alert);
     let ends_at = match (resolved, &alert.resolved_at) {

@@ -36,11 +36,7 @@ fn label(name: &str, value: &str) -> pb::Label {
 
 /// What the collector answers to a body: the code of the whole batch, or those
 /// of its windows; `Ok(vec![])` is a plain ack.
-async fn answer(
-    server: &Server,
-    sequence: u64,
-    body: &[u8],
-) -> Verdict {
+async fn answer(server: &Server, sequence: u64, body: &[u8]) -> Verdict {
     let mut pusher = Pusher::connect(&server.url(), INSTANCE).await.unwrap();
     pusher.send_body(INSTANCE.to_vec(), sequence, body).await;
     match pusher.answer().await.unwrap() {

@@ -19,7 +19,7 @@ use crate::unwind::REGISTERS_MASK;
 
 /// Sizes of a ring in bytes, tried in turn: locked memory is scarce and shared
 /// by all processes of a user.
-pub(super) const RING_LADDER: [usize; 5] = [512 << 10, 256 << 10, 128 << 10, 64 << 10, 32 << 10];
+const RING_LADDER: [usize; 6] = [1 << 20, 512 << 10, 256 << 10, 128 << 10, 64 << 10, 32 << 10];
 /// Most bytes of all rings together.
 const MAX_RINGS_BYTES: usize = 4 << 20;
 /// Samples of full size that a ring must be able to hold.
@@ -147,6 +147,9 @@ pub(super) struct Request {
     pub(super) tid: i32,
     pub(super) rate_hz: u32,
     pub(super) capture: Capture,
+    /// Whether a sample is taken in system calls, too; its stack is that of
+    /// the program either way.
+    pub(super) with_kernel: bool,
 }
 
 impl Request {
@@ -157,7 +160,7 @@ impl Request {
             .enabled(false)
             .sample_frequency(u64::from(self.rate_hz))
             .sample(SampleFlag::IDENTIFIER | SampleFlag::IP | SampleFlag::TID | SampleFlag::CPU)
-            .exclude_kernel(true)
+            .exclude_kernel(!self.with_kernel)
             .exclude_hv(true)
             .mmap(true)
             .comm(true)
@@ -292,7 +295,8 @@ mod tests {
             }
         };
         for (count, most, expected) in [
-            (2, 1 << 20, Some(512 << 10)),
+            (2, 1 << 20, Some(1 << 20)),
+            (8, 1 << 20, Some(512 << 10)),
             (2, 100 << 10, Some(64 << 10)),
             (2, 32 << 10, Some(32 << 10)),
             (2, 1 << 10, None),

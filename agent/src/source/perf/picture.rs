@@ -18,6 +18,10 @@ use crate::unwind::{End, Place};
 /// Name of the root of a stack whose own root is missing.
 pub(super) const TRUNCATED: &str = "[truncated]";
 
+/// Name of the frame of a sample within the kernel that no user code asked
+/// for.
+const KERNEL: &str = "[kernel]";
+
 /// Functions that nothing calls: where programs, threads and goroutines begin,
 /// and where Go changes to another stack.
 const ROOTS: [&str; 20] = [
@@ -136,6 +140,7 @@ fn name_places(
     let mut named = vec![Arc::clone(&unknown); places.len()];
     let mut by_binary: BTreeMap<BinaryId, (Vec<usize>, Vec<u64>)> = BTreeMap::new();
     let mut by_process: BTreeMap<i32, Vec<(usize, u64)>> = BTreeMap::new();
+    let mut in_kernel = Vec::new();
     for (index, place) in places.iter().enumerate() {
         match place {
             Place::Code { binary, offset } => {
@@ -146,6 +151,7 @@ fn name_places(
             Place::Memory { pid, address } => {
                 by_process.entry(*pid).or_default().push((index, *address));
             }
+            Place::Kernel => in_kernel.push(index),
         }
     }
     let mut set = |index: usize, frames: Frames| {
@@ -153,6 +159,12 @@ fn name_places(
             *place = frames;
         }
     };
+    for index in in_kernel {
+        set(
+            index,
+            Arc::from([Frame::named(FrameKind::Synthetic, KERNEL)]),
+        );
+    }
     for (id, (indices, offsets)) in by_binary {
         let Some(binary) = processes.binaries.get(id) else {
             continue;

@@ -13,7 +13,7 @@ use super::record::{self, Capture, Record, Sample, Stack};
 use super::tally::Tally;
 use crate::symbolize::binary::Binaries;
 use crate::symbolize::perf_map::PerfMap;
-use crate::unwind::{AddressSpace, End, MAX_ADDRESSES, UnwindCache};
+use crate::unwind::{AddressSpace, End, MAX_ADDRESSES, Place, UnwindCache};
 
 /// Shortest time between two looks at what a process has mapped.
 const REFRESH_EVERY: Duration = Duration::from_millis(200);
@@ -21,6 +21,13 @@ const REFRESH_EVERY: Duration = Duration::from_millis(200);
 const MAX_PROCESSES: usize = 4096;
 /// Most threads without an event of their own whose event is remembered.
 const MAX_ADOPTED: usize = 64 * 1024;
+
+/// Addresses from here on are the kernel's.
+const FIRST_KERNEL_ADDRESS: u64 = 1 << 63;
+
+fn is_user(address: u64) -> bool {
+    address < FIRST_KERNEL_ADDRESS
+}
 
 /// An event that is open.
 #[derive(Clone, Copy, Debug)]
@@ -103,17 +110,22 @@ impl Processes {
         *self.own.entry(event.tid).or_default() += 1;
     }
 
-    /// An event was closed.
-    pub(super) fn closed(&mut self, id: u64) {
-        if let Some(event) = self.events.remove(&id)
-            && let Some(count) = self.own.get_mut(&event.tid)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.own.remove(&event.tid);
+    /// The events `ids` were closed.
+    pub(super) fn closed(&mut self, ids: &FxHashSet<u64>) {
+        if ids.is_empty() {
+            return;
+        }
+        for id in ids {
+            if let Some(event) = self.events.remove(id)
+                && let Some(count) = self.own.get_mut(&event.tid)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.own.remove(&event.tid);
+                }
             }
         }
-        self.adopted.retain(|_, event| *event != id);
+        self.adopted.retain(|_, event| !ids.contains(event));
     }
 
     /// Process `pid` is wanted.
@@ -131,6 +143,16 @@ impl Processes {
     /// The process whose events `pid` inherited.
     pub(super) fn inherited_from(&self, pid: i32) -> Option<i32> {
         self.inherited.get(&pid).copied()
+    }
+
+    /// Whether `pid` inherited its events from `ancestor`, or from one that
+    /// did.
+    pub(super) fn descends(&self, pid: i32, ancestor: i32) -> bool {
+        let parents = std::iter::successors(self.inherited_from(pid), |parent| {
+            self.inherited_from(*parent)
+        });
+        // Ids are used again: a chain of them may lead back to itself.
+        parents.take(MAX_PROCESSES).any(|parent| parent == ancestor)
     }
 
     /// `pid` has events of its own now, or its parent's are gone.
@@ -270,11 +292,24 @@ impl Processes {
             return;
         };
         process.sampled = true;
-        process.make_current(sample.pid, sample.ip, binaries, now);
         addresses.clear();
+        if let Stack::Chain(chain) = sample.stack {
+            record::user_chain(chain, addresses);
+        }
+        // In a system call the instruction is the kernel's.
+        let ip = match sample.stack {
+            Stack::Dump { registers, .. } => Some(registers.ip()),
+            Stack::Chain(_) => addresses.first().copied(),
+            Stack::None => None,
+        };
+        let ip = ip.into_iter().chain([sample.ip]).find(|ip| is_user(*ip));
+        let Some(ip) = ip else {
+            tally.add(std::iter::once(Place::Kernel), End::Bottom);
+            return;
+        };
+        process.make_current(sample.pid, ip, binaries, now);
         let end = match sample.stack {
-            Stack::Chain(chain) => {
-                record::user_chain(chain, addresses);
+            Stack::Chain(_) => {
                 addresses.truncate(MAX_ADDRESSES);
                 if addresses.len() >= *chain_limit {
                     End::Cut
@@ -287,8 +322,9 @@ impl Processes {
             }
             Stack::None => End::Cut,
         };
+        addresses.retain(|address| is_user(*address));
         if addresses.is_empty() {
-            addresses.push(sample.ip);
+            addresses.push(ip);
         }
         let places = addresses
             .iter()
