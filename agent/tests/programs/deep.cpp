@@ -39,7 +39,7 @@ __attribute__((noinline)) void sort_with_c() {
 
 __attribute__((noinline)) void sort_copies() {
   static thread_local std::vector<int> numbers(100000), copy(100000);
-  for (int round = 0; round < 20; round++) {
+  for (int round = 0; round < 2; round++) {
     for (auto &n : numbers) n = static_cast<int>(sink = sink * 1103515245 + 12345);
     for (int times = 0; times < 20; times++) {
       std::memcpy(copy.data(), numbers.data(), numbers.size() * sizeof(int));
@@ -57,7 +57,7 @@ __attribute__((noinline)) void fill_map() {
 
 void work() {
   for (;;) {
-    for (int i = 0; i < 50; i++) sink = recurse(30);
+    for (int i = 0; i < 400; i++) sink = recurse(30);
     sort_with_c();
     sort_copies();
     fill_map();

@@ -33,7 +33,9 @@ fn count_letters(text: &str) -> usize {
 fn work() {
     let text = "the quick brown fox jumps over the lazy dog ".repeat(200);
     loop {
-        black_box(descend(20, 7));
+        for _ in 0..50 {
+            black_box(descend(20, 7));
+        }
         black_box(sort_words());
         black_box(count_letters(&text));
     }

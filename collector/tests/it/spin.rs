@@ -157,6 +157,13 @@ async fn a_spin_beside_five_cores_of_real_work_is_told_with_its_path_and_work_al
         .parse()
         .unwrap();
     assert!((0.7..1.1).contains(&cores), "{cores}");
+    // Told at least once: until the receiver's answer is noted, a restart would
+    // tell it again under the same id.
+    let metrics = format!("{}/metrics", url);
+    let noted = "tepui_hook_deliveries_total{outcome=\"delivered\"} 1\n";
+    while !get(&metrics).await.contains(noted) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     shutdown.cancel();
     running.finish().await;
 
@@ -178,6 +185,11 @@ async fn a_spin_beside_five_cores_of_real_work_is_told_with_its_path_and_work_al
 }
 
 async fn get_json(url: &str) -> serde_json::Value {
+    serde_json::from_str(&get(url).await).unwrap()
+}
+
+/// The body at `url`.
+async fn get(url: &str) -> String {
     let (address, path) = url
         .strip_prefix("http://")
         .unwrap()
@@ -189,5 +201,5 @@ async fn get_json(url: &str) -> serde_json::Value {
     let mut reply = String::new();
     stream.read_to_string(&mut reply).await.unwrap();
     let (_, body) = reply.split_once("\r\n\r\n").unwrap();
-    serde_json::from_str(body).unwrap()
+    body.to_owned()
 }
