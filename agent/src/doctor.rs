@@ -2,7 +2,7 @@
 //! that fixes it. The same record goes to the collector when the agent starts,
 //! so that "why is there no data" is answered there, too.
 //!
-//! Judging is pure ([`Host`] to [`Check`]s); reading is done once, up front.
+//! Judging is pure (`Host` to [`Check`]s); reading is done once, up front.
 
 use std::fmt::{self, Write as _};
 use std::fs;

@@ -4,7 +4,7 @@
 //! other code by symbols and line tables, inlined calls included. What has no
 //! name becomes `module+0xoffset` with the build id, so that it can be named
 //! later. Tables that were read are dropped after each batch; only names are
-//! kept, and not more than [`MAX_KEPT`] of them.
+//! kept, and not more than `MAX_KEPT` of them.
 //!
 //! Leaves to others: from an address to a file and an offset in it
 //! ([`crate::unwind`]).

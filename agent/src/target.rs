@@ -4,7 +4,7 @@
 //! A [`Tracker`] looks at `/proc` when it is told to, by default every
 //! [`SCAN_EVERY`]. One look lists the processes and reads `stat` of members
 //! and newcomers; others are read again after 1, 2, 4 … up to
-//! [`MAX_RECHECK_SCANS`] looks, because a process may turn into the target by
+//! `MAX_RECHECK_SCANS` looks, because a process may turn into the target by
 //! `exec`. A look at 100 processes costs well under a millisecond.
 
 use std::time::Duration;

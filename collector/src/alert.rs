@@ -2,7 +2,7 @@
 //!
 //! Alerts are judged per service, kept in the state store together with what
 //! the hook must still be told, and survive a restart with everything that is
-//! pending. [`machine`] has the rules, [`history`] the baselines, [`text`] the
+//! pending. `machine` has the rules, `history` the baselines, `text` the
 //! sentence and the links.
 
 mod history;

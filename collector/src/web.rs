@@ -2,7 +2,7 @@
 //! the table of functions, alerts. Server-rendered, without script; the flame
 //! graph is the API's SVG in a frame of its own.
 //!
-//! Everything that is not constant passes [`html::esc`]. Links carry the whole
+//! Everything that is not constant passes `html::esc`. Links carry the whole
 //! state of a page.
 
 mod alerts;

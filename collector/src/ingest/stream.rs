@@ -1,7 +1,7 @@
 //! The gRPC door for agents: `tepui.v1.Ingest.Push`.
 //!
 //! Each stream is one state machine without tasks of its own: it reads while
-//! fewer than [`MAX_IN_FLIGHT`] batches wait for the writer, and answers in
+//! fewer than `MAX_IN_FLIGHT` batches wait for the writer, and answers in
 //! order. When the client goes, all of it is dropped.
 
 use std::collections::VecDeque;
