@@ -340,7 +340,10 @@ impl Alerts {
             .get(service)
             .or_else(|| state.histories.get(service));
         let mut history = known.cloned().unwrap_or_default();
-        let instances: Vec<String> = rows.iter().map(|row| row::instance(row)).collect();
+        let instances: Vec<(String, &str)> = rows
+            .iter()
+            .map(|row| (row::instance(row), row.pod.as_str()))
+            .collect();
         // Per alert: the strongest finding of each row that shows it.
         let mut shown: BTreeMap<String, BTreeMap<usize, Finding>> = BTreeMap::new();
         let mut cores: BTreeMap<String, f64> = BTreeMap::new();
@@ -362,10 +365,7 @@ impl Alerts {
                     .or_insert(finding);
             }
         }
-        let mut records: Vec<Record> = state
-            .records
-            .values()
-            .map(|record| next.records.get(&record.id).unwrap_or(record))
+        let mut records: Vec<Record> = current(state, next)
             .filter(|record| record.is_open())
             .filter(|record| {
                 let of = (&record.tenant, &record.namespace, &record.service);
@@ -384,13 +384,8 @@ impl Alerts {
             if is_open || machine::is_late(window, now) {
                 continue;
             }
-            if state
-                .records
-                .values()
-                .filter(|record| record.is_open())
-                .count()
-                >= MAX_OPEN
-            {
+            let open = current(state, next).filter(|record| record.is_open());
+            if open.count() >= MAX_OPEN {
                 warn!(service = service.2, "alert not begun: too many are open");
                 continue;
             }
@@ -398,6 +393,8 @@ impl Alerts {
                 continue;
             };
             let mut record = Record::begin(id, row, finding);
+            let earlier = current(state, next).find(|record| record.id == *id);
+            record.follow(earlier.cloned());
             record.baseline_cores = history.baseline(id, window.start());
             history
                 .version_before(&record.version)
@@ -406,16 +403,16 @@ impl Alerts {
         }
         for record in records {
             let nothing = BTreeMap::new();
-            let findings = shown.get(&record.id).unwrap_or(&nothing);
-            let sights = rows.iter().zip(&instances).enumerate();
+            let seen = by_instance(&instances, shown.get(&record.id).unwrap_or(&nothing));
             let step = Step {
                 window,
                 now,
-                sights: sights
-                    .map(|(place, (row, instance))| Sight {
+                sights: seen
+                    .iter()
+                    .map(|((instance, pod), finding)| Sight {
                         instance,
-                        pod: &row.pod,
-                        finding: findings.get(&place),
+                        pod,
+                        finding: finding.as_ref(),
                     })
                     .collect(),
                 may_fire: fired_today(state, next, service, now) < MAX_PER_DAY,
@@ -515,16 +512,53 @@ impl Next {
     }
 }
 
-/// Alerts of a service that fired within a day before `now`.
+/// Alerts as they are after the steps of this look that were judged so far.
+fn current<'a>(state: &'a State, next: &'a Next) -> impl Iterator<Item = &'a Record> {
+    let is_kept = |r: &&Record| !next.records.contains_key(&r.id) && !next.gone.contains(&r.id);
+    let kept = state.records.values().filter(is_kept);
+    kept.chain(next.records.values())
+}
+
+/// What each instance shows, over all its rows: a pod may have several series,
+/// and shows what any of them does. `findings` are by row.
+fn by_instance<'a>(
+    instances: &'a [(String, &'a str)],
+    findings: &BTreeMap<usize, Finding>,
+) -> BTreeMap<(&'a str, &'a str), Option<Finding>> {
+    let mut seen: BTreeMap<(&str, &str), Option<Finding>> = BTreeMap::new();
+    for (place, (instance, pod)) in instances.iter().enumerate() {
+        let sum = seen.entry((instance, pod)).or_default();
+        let Some(finding) = findings.get(&place) else {
+            continue;
+        };
+        *sum = Some(match sum.take() {
+            None => finding.clone(),
+            Some(other) => together(other, finding.clone()),
+        });
+    }
+    seen
+}
+
+/// The stronger of two findings with the cores of both.
+fn together(one: Finding, other: Finding) -> Finding {
+    let cores = one.cores + other.cores;
+    let begins = [&one, &other].iter().any(|f| f.level == Level::Enter);
+    let stronger = if one.cores >= other.cores { one } else { other };
+    Finding {
+        cores,
+        level: if begins { Level::Enter } else { Level::Hold },
+        ..stronger
+    }
+}
+
+/// How often alerts of a service fired within a day before `now`, an alert that
+/// comes and goes each time.
 fn fired_today(state: &State, next: &Next, service: &Service, now: UnixNanos) -> usize {
     let horizon = now.saturating_sub(DAY).get();
-    let kept = state
-        .records
-        .values()
-        .filter(|r| !next.records.contains_key(&r.id));
-    kept.chain(next.records.values())
+    current(state, next)
         .filter(|r| (&r.tenant, &r.namespace, &r.service) == (&service.0, &service.1, &service.2))
-        .filter(|r| r.fired_ns.is_some_and(|fired| fired > horizon))
+        .flat_map(|r| r.fired_before.iter().chain(&r.fired_ns))
+        .filter(|fired| **fired > horizon)
         .count()
 }
 

@@ -29,6 +29,8 @@ const GAP_STEPS: i64 = 3;
 const MIN_GAP_NS: i64 = 120_000_000_000;
 /// Most instances an alert tells apart; those seen longest ago are forgotten.
 const MAX_INSTANCES: usize = 500;
+/// Most times of firing that an alert remembers; as many as fire in a day.
+const MAX_FIRED_BEFORE: usize = super::MAX_PER_DAY;
 /// Most pods an alert names.
 const MAX_PODS: usize = 50;
 
@@ -83,6 +85,9 @@ pub(super) struct Record {
     /// Since when no instance has shown it.
     pub(super) clear_ns: Option<i64>,
     pub(super) fired_ns: Option<i64>,
+    /// When alerts of the same id fired before, latest last.
+    #[serde(default)]
+    pub(super) fired_before: Vec<i64>,
     /// When it resolved or ended.
     pub(super) closed_ns: Option<i64>,
     /// Whether it would have fired, were there not too many of the service.
@@ -93,6 +98,9 @@ pub(super) struct Record {
     pub(super) baseline_cores: Option<f64>,
     pub(super) version: String,
     pub(super) previous_version: String,
+    /// The alert of the same id that was over when this one began; it is shown
+    /// again should this one never fire.
+    pub(super) earlier: Option<Box<Self>>,
 }
 
 /// An instance that showed the alert at least once.
@@ -182,6 +190,7 @@ impl Record {
             row_ns: start_ns,
             clear_ns: None,
             fired_ns: None,
+            fired_before: Vec::new(),
             closed_ns: None,
             held_back: false,
             instances: BTreeMap::new(),
@@ -189,7 +198,17 @@ impl Record {
             baseline_cores: None,
             version: row.version.clone(),
             previous_version: String::new(),
+            earlier: None,
         }
+    }
+
+    /// Takes over from the alert of the same id that is over.
+    pub(super) fn follow(&mut self, earlier: Option<Self>) {
+        let Some(earlier) = earlier else { return };
+        let fired = earlier.fired_before.iter().chain(&earlier.fired_ns);
+        let surplus = fired.clone().count().saturating_sub(MAX_FIRED_BEFORE);
+        self.fired_before = fired.skip(surplus).copied().collect();
+        self.earlier = Some(Box::new(earlier));
     }
 
     /// Whether it may still change.
@@ -219,10 +238,15 @@ impl Record {
             AlertState::Resolved | AlertState::Ended => Some(record),
         };
         match outcome {
-            None => Outcome::Gone,
+            None => before.give_way(),
             Some(record) if record == before => Outcome::Same,
             Some(record) => Outcome::Now(Box::new(record)),
         }
+    }
+
+    /// What is left of an alert that never fired.
+    fn give_way(self) -> Outcome {
+        self.earlier.map_or(Outcome::Gone, Outcome::Now)
     }
 
     /// Looks at the time `now`, without rows.
@@ -230,7 +254,7 @@ impl Record {
         let silent = now.since(UnixNanos::new(self.row_ns));
         let mut record = self;
         match record.state {
-            AlertState::Pending if silent >= STALE => return Outcome::Gone,
+            AlertState::Pending if silent >= STALE => return record.give_way(),
             AlertState::Firing | AlertState::Stale if silent >= END => {
                 record.state = AlertState::Ended;
                 record.closed_ns = Some(now.get());
@@ -351,6 +375,7 @@ impl Record {
             if step.may_fire {
                 self.state = AlertState::Firing;
                 self.fired_ns = Some(step.now.get());
+                self.earlier = None;
             }
         }
         Some(self)

@@ -335,3 +335,223 @@ fn the_json_of_an_alert() {
     expect_test::expect_file!["../../tests/data/alert.json"]
         .assert_eq(&serde_json::to_string_pretty(alert).unwrap());
 }
+
+fn logger(minute: u64, cores: f64) -> SeriesRow {
+    row("logger", "a", minute, "main.startSink", cores)
+}
+
+/// Rows of several steps in one look come to what they come to one by one.
+#[test]
+fn a_batch_of_steps_fires() {
+    let alerts = open(&Arc::default());
+    let rows: Vec<SeriesRow> = (0..6).map(|minute| logger(minute, 0.9)).collect();
+    observe(&alerts, &rows);
+    assert_eq!(states(&alerts), [AlertState::Firing]);
+}
+
+#[test]
+fn a_batch_with_a_clear_step_between_begins_anew() {
+    let alerts = open(&Arc::default());
+    spin(&alerts, 0, 3, 0.9);
+    observe(&alerts, &[logger(3, 0.0), logger(4, 0.9), logger(5, 0.9)]);
+    assert_eq!(states(&alerts), [AlertState::Pending]);
+    let since = alerts.list("anonymous", &AlertFilter::default())[0]
+        .since
+        .clone();
+    assert_eq!(since, crate::time_range::rfc3339(at(4)));
+}
+
+/// A resolved alert stays listed when the same loop shows up for one step only.
+#[test]
+fn a_resolved_alert_survives_a_blip() {
+    let alerts = open(&Arc::default());
+    spin(&alerts, 0, 6, 0.9);
+    spin(&alerts, 6, 12, 0.0);
+    assert_eq!(states(&alerts), [AlertState::Resolved]);
+    spin(&alerts, 12, 13, 0.9);
+    spin(&alerts, 13, 14, 0.0);
+    assert_eq!(states(&alerts), [AlertState::Resolved]);
+}
+
+/// A loop that comes and goes is told of five times a day.
+#[test]
+fn flapping_is_bounded() {
+    let alerts = open(&Arc::default());
+    for cycle in 0..10 {
+        let from = cycle * 12;
+        spin(&alerts, from, from + 6, 0.9);
+        spin(&alerts, from + 6, from + 12, 0.0);
+    }
+    let fired = alerts.queue().len() / 2;
+    assert!(fired <= MAX_PER_DAY, "fired {fired} times");
+}
+
+#[derive(Debug, Default)]
+struct Failing(Memory, std::sync::atomic::AtomicBool);
+impl StateStore for Failing {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
+        self.0.scan(prefix)
+    }
+    fn write(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        if self.1.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(StoreError::Write("full".into()));
+        }
+        self.0.write(changes)
+    }
+}
+
+#[test]
+fn what_could_not_be_written_is_judged_anew() {
+    let store: Arc<Failing> = Arc::default();
+    let shared: Arc<dyn StateStore> = Arc::<Failing>::clone(&store);
+    let settings = Settings {
+        hold: 5 * MINUTE,
+        keep: 5 * MINUTE,
+        public_url: String::new(),
+        has_hook: true,
+    };
+    let alerts = Alerts::open(
+        shared,
+        settings,
+        vec![Box::<SpinDetector>::default()],
+        Arc::default(),
+    )
+    .unwrap();
+    spin(&alerts, 0, 4, 0.9);
+    store.1.store(true, std::sync::atomic::Ordering::Relaxed);
+    let now = at(5).saturating_add(Duration::from_secs(20));
+    assert!(alerts.observe(&[logger(4, 0.9)], now).is_err());
+    assert_eq!(states(&alerts), [AlertState::Pending]);
+    assert_eq!(alerts.queue().len(), 0);
+    store.1.store(false, std::sync::atomic::Ordering::Relaxed);
+    spin(&alerts, 5, 6, 0.9);
+    assert_eq!(states(&alerts), [AlertState::Firing]);
+    assert_eq!(alerts.queue().len(), 1);
+}
+
+#[test]
+fn a_pod_that_is_gone_beside_a_clear_one_resolves() {
+    let alerts = open(&Arc::default());
+    for minute in 0..6 {
+        observe(
+            &alerts,
+            &[
+                logger(minute, 0.9),
+                row("logger", "b", minute, "main.startSink", 0.0),
+            ],
+        );
+    }
+    assert_eq!(states(&alerts), [AlertState::Firing]);
+    // a is silent from now on; b is clear.
+    for minute in 6..10 {
+        observe(&alerts, &[row("logger", "b", minute, "x", 0.0)]);
+    }
+    assert_eq!(states(&alerts), [AlertState::Firing]);
+    for minute in 10..12 {
+        observe(&alerts, &[row("logger", "b", minute, "x", 0.0)]);
+    }
+    assert_eq!(states(&alerts), [AlertState::Resolved]);
+}
+
+#[test]
+fn the_same_clear_row_twice_changes_nothing() {
+    let alerts = open(&Arc::default());
+    spin(&alerts, 0, 6, 0.9);
+    for _ in 0..10 {
+        spin(&alerts, 6, 7, 0.0);
+    }
+    let first = alerts.list("anonymous", &AlertFilter::default());
+    spin(&alerts, 0, 7, 0.9);
+    assert_eq!(alerts.list("anonymous", &AlertFilter::default()), first);
+    assert_eq!(states(&alerts), [AlertState::Firing]);
+}
+
+#[test]
+fn a_restart_amid_clear_steps_goes_on() {
+    let store: Arc<Memory> = Arc::default();
+    let alerts = open(&store);
+    spin(&alerts, 0, 6, 0.9);
+    spin(&alerts, 6, 9, 0.0);
+    drop(alerts);
+    let alerts = open(&store);
+    spin(&alerts, 4, 6, 0.9);
+    spin(&alerts, 6, 10, 0.0);
+    assert_eq!(states(&alerts), [AlertState::Firing]);
+    spin(&alerts, 10, 11, 0.0);
+    assert_eq!(states(&alerts), [AlertState::Resolved]);
+    assert_eq!(alerts.queue().len(), 2);
+}
+
+/// Two series of one pod: either order.
+#[test]
+fn one_series_of_two_that_spins_is_enough() {
+    for swap in [false, true] {
+        let alerts = open(&Arc::default());
+        for minute in 0..6 {
+            let mut rows = vec![
+                logger(minute, 0.9),
+                SeriesRow {
+                    series: 2,
+                    ..logger(minute, 0.0)
+                },
+            ];
+            if swap {
+                rows.reverse();
+            }
+            observe(&alerts, &rows);
+        }
+        assert_eq!(states(&alerts), [AlertState::Firing], "swapped: {swap}");
+    }
+}
+
+#[test]
+fn two_spinning_series_of_one_pod_add_up() {
+    let alerts = open(&Arc::default());
+    for minute in 0..6 {
+        observe(
+            &alerts,
+            &[
+                logger(minute, 0.9),
+                SeriesRow {
+                    series: 2,
+                    ..logger(minute, 0.8)
+                },
+            ],
+        );
+    }
+    let cores = alerts.list("anonymous", &AlertFilter::default())[0].cores;
+    assert!((cores - 1.7).abs() < 1e-6, "{cores}");
+}
+
+#[test]
+fn an_id_is_of_service_and_frames_only() {
+    let id = |rows: Vec<SeriesRow>| {
+        let alerts = open(&Arc::default());
+        observe(&alerts, &rows);
+        alerts.list("anonymous", &AlertFilter::default())[0]
+            .id
+            .clone()
+    };
+    let base = id(vec![logger(0, 0.9)]);
+    assert_eq!(
+        base,
+        id(vec![SeriesRow {
+            version: "9".into(),
+            ..row("logger", "zz", 7, "main.startSink", 1.5)
+        }])
+    );
+    assert_ne!(base, id(vec![row("other", "a", 0, "main.startSink", 0.9)]));
+    assert_ne!(base, id(vec![row("logger", "a", 0, "main.other", 0.9)]));
+    assert_eq!(base.len(), 16);
+}
+/// Late rows carry an alert that fires.
+#[test]
+fn late_rows_update_what_is_open() {
+    let alerts = open(&Arc::default());
+    spin(&alerts, 0, 6, 0.9);
+    let late = at(7).saturating_add(11 * MINUTE);
+    alerts.observe(&[logger(6, 0.9)], late).unwrap();
+    let alert = &alerts.list("anonymous", &AlertFilter::default())[0];
+    assert_eq!(alert.last_seen, crate::time_range::rfc3339(at(7)));
+    assert_eq!(alert.state, AlertState::Firing);
+}

@@ -188,3 +188,117 @@ async fn what_waits_survives_a_restart() {
     let ids: std::collections::BTreeSet<&str> = came.iter().map(|r| id_of(r)).collect();
     assert_eq!((came.len(), ids.len()), (3, 2), "one id for one transition");
 }
+
+#[tokio::test]
+async fn retry_after_is_waited_for() {
+    let store: Arc<Memory> = Arc::default();
+    let queue = queue(&store);
+    add(&queue, &store, false);
+    let began = std::time::Instant::now();
+    let came = deliver_to(&queue, &["503 Busy\r\nRetry-After: 2", "200 OK"]).await;
+    assert!(
+        began.elapsed() >= Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        came[0].split("\r\n\r\n").nth(1),
+        came[1].split("\r\n\r\n").nth(1)
+    );
+}
+
+#[tokio::test]
+async fn two_failures_in_a_row_are_both_tried_again() {
+    let store: Arc<Memory> = Arc::default();
+    let queue = queue(&store);
+    add(&queue, &store, false);
+    let came = deliver_to(&queue, &["500 x", "500 x", "200 OK"]).await;
+    assert!(came.iter().all(|r| id_of(r) == id_of(&came[0])));
+    assert_eq!(queue.metrics.deliveries(Delivery::Delivered).get(), 1);
+    assert_eq!(queue.metrics.deliveries(Delivery::Retried).get(), 2);
+}
+
+#[tokio::test]
+async fn a_stop_between_tries_loses_nothing() {
+    let store: Arc<Memory> = Arc::default();
+    let before = queue(&store);
+    add(&before, &store, false);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = HookConfig {
+        url: format!("http://{}/", listener.local_addr().unwrap()),
+        timeout: Duration::from_secs(5),
+    };
+    let shutdown = CancellationToken::new();
+    let running = run_hook(
+        Arc::clone(&before),
+        config,
+        Arc::new(SystemClock),
+        shutdown.clone(),
+    );
+    let receiving = async {
+        let came = receive(listener, &["500 x"]).await;
+        shutdown.cancel();
+        came
+    };
+    let ((), first) = tokio::join!(running, receiving);
+    let after = queue(&store);
+    assert_eq!(after.len(), 1);
+    let second = deliver_to(&after, &["200 OK"]).await;
+    assert_eq!(id_of(&first[0]), id_of(&second[0]));
+    assert!(store.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_is_left_after_the_timeout() {
+    let store: Arc<Memory> = Arc::default();
+    let queue = queue(&store);
+    add(&queue, &store, false);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = HookConfig {
+        url: format!("http://{}/", listener.local_addr().unwrap()),
+        timeout: Duration::from_millis(200),
+    };
+    let client = client(config.timeout).unwrap();
+    let entry = queue.front().unwrap();
+    let came = once(&entry, &client, &config.url).await;
+    assert!(matches!(came, Try::Again(_, None)), "{came:?}");
+}
+
+#[test]
+fn firing_never_ends_and_names_are_alertmanagers() {
+    for resolved in [false, true] {
+        let body: serde_json::Value =
+            serde_json::from_str(&payload::body(&alert(resolved), resolved, "http://c")).unwrap();
+        let one = &body["alerts"][0];
+        for name in [
+            "version",
+            "groupKey",
+            "truncatedAlerts",
+            "status",
+            "receiver",
+            "groupLabels",
+            "commonLabels",
+            "commonAnnotations",
+            "externalURL",
+        ] {
+            assert!(body.get(name).is_some(), "{name}");
+        }
+        for name in [
+            "status",
+            "labels",
+            "annotations",
+            "startsAt",
+            "endsAt",
+            "generatorURL",
+            "fingerprint",
+        ] {
+            assert!(one.get(name).is_some(), "{name}");
+        }
+        let ends = if resolved {
+            "2026-11-24T15:00:00Z"
+        } else {
+            "0001-01-01T00:00:00Z"
+        };
+        assert_eq!(one["endsAt"], ends);
+    }
+}
