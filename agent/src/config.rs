@@ -204,10 +204,12 @@ impl Default for SpoolConfig {
 }
 
 impl SpoolConfig {
-    /// The folder to use.
-    pub fn folder(&self) -> PathBuf {
+    /// The folder to use. By default each collector has one of its own, so that
+    /// what waits for one is never sent to another.
+    pub fn folder(&self, collector_url: &str) -> PathBuf {
         if self.directory.as_os_str().is_empty() {
-            std::env::temp_dir().join("tepui-agent-spool")
+            let of = xxhash_rust::xxh3::xxh3_64(collector_url.as_bytes());
+            std::env::temp_dir().join(format!("tepui-agent-spool-{of:016x}"))
         } else {
             self.directory.clone()
         }

@@ -52,13 +52,15 @@ Examples:
     Doctor(DoctorArgs),
 }
 
-/// Which processes are the target.
+/// Which processes are the target; without any of these every other process
+/// of this container (or machine) is.
 #[derive(Debug, Args)]
 struct TargetArgs {
     /// TOML file; agent.example.toml shows every key
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Process id of the target
+    /// Process id of the target; without --pid, --name and --command every other process of this
+    /// container or machine is the target
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..), conflicts_with_all = ["name", "command"])]
     pid: Option<i32>,
     /// Program name of the target
@@ -92,7 +94,7 @@ struct RunArgs {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     log_format: Format,
     /// Command to start and sample instead of a running target
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pid", "name", "command"])]
     command_line: Vec<OsString>,
 }
 

@@ -20,6 +20,8 @@ use crate::target::{Changes, SCAN_EVERY, Selection, TargetError, Tracker, Usage}
 
 /// Time after which a sampler that could not be opened is tried again.
 const REOPEN_AFTER: Duration = Duration::from_secs(60);
+/// How long the target may be away before that is said.
+const EMPTY_IS_TOLD_AFTER: Duration = Duration::from_secs(5);
 /// Longest sleep in the sampler, which a shutdown has to wait for.
 const MAX_POLL: Duration = Duration::from_millis(250);
 
@@ -55,6 +57,9 @@ struct Watch {
     observer: Observer,
     sampler: Option<Box<dyn CpuSampler>>,
     reopen_at: Instant,
+    /// Since when no process is the target, and whether that was said.
+    empty_since: Option<Instant>,
+    told_empty: bool,
     dropped_windows: u64,
 }
 
@@ -108,6 +113,8 @@ impl Observer {
             observer: self,
             sampler: None,
             reopen_at: Instant::now(),
+            empty_since: None,
+            told_empty: false,
             dropped_windows: 0,
         };
         watch.run();
@@ -172,11 +179,27 @@ impl Watch {
             Ok(changes) => {
                 self.follow(&changes);
                 self.publish();
+                self.tell_silence();
             }
             Err(error) => error!(
                 error = &error as &dyn std::error::Error,
                 "cannot look for the target"
             ),
+        }
+    }
+
+    /// Says once that nothing matches, so that a wrong name is seen.
+    fn tell_silence(&mut self) {
+        let is_empty = self.observer.tracker.processes().is_empty();
+        if !is_empty {
+            self.empty_since = None;
+            self.told_empty = false;
+            return;
+        }
+        let since = *self.empty_since.get_or_insert_with(Instant::now);
+        if !self.told_empty && since.elapsed() >= EMPTY_IS_TOLD_AFTER {
+            self.told_empty = true;
+            warn!("no process is the target yet: check --pid, --name or --command; waiting");
         }
     }
 
@@ -214,7 +237,8 @@ impl Watch {
         {
             match open(&pids) {
                 Ok(sampler) => {
-                    info!(processes = pids.len(), "sampling cpu with perf events");
+                    let first: Vec<&i32> = pids.iter().take(8).collect();
+                    info!(processes = pids.len(), pids = ?first, "sampling cpu with perf events");
                     self.sampler = Some(sampler);
                 }
                 Err(error) => {

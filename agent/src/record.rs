@@ -59,7 +59,7 @@ pub enum RecordError {
     Perf(#[source] SamplerError),
     /// perf does not work and there is no endpoint.
     #[error(
-        "no way to sample: perf events do not work and no /debug/pprof endpoint was found; `agent doctor` says why"
+        "no way to sample: none of the sources that --source allows works here; `agent doctor` says which do, and why the others do not"
     )]
     NoSource(#[source] Option<SamplerError>),
     /// The endpoint gave nothing.

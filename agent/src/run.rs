@@ -237,7 +237,11 @@ pub async fn run(
     getrandom::fill(&mut instance).map_err(RunError::Random)?;
     let mut ship = config.ship()?;
     ship.check()?;
-    let spool = Spool::open(&config.spool.folder(), config.spool.max_bytes, instance)?;
+    let spool = Spool::open(
+        &config.spool.folder(&config.collector.url),
+        config.spool.max_bytes,
+        instance,
+    )?;
     let spool = Arc::new(spool);
 
     let mut child = match command.split_first() {
@@ -324,7 +328,7 @@ pub async fn run(
             drop(observer_over);
         })
         .map_err(RunError::Setup)?;
-    info!(spool = %config.spool.folder().display(), collector = config.collector.url, "agent runs");
+    info!(spool = %config.spool.folder(&config.collector.url).display(), collector = config.collector.url, "agent runs");
 
     let code = match &mut child {
         Some(child) => match ends.command(child).await {

@@ -274,7 +274,13 @@ pub async fn start(
         stop_parts.clone(),
     ));
 
-    let ingest = IngestService::new(queue, clock, Arc::clone(&metrics), agents);
+    let ingest = IngestService::new(
+        queue,
+        clock,
+        Arc::clone(&metrics),
+        agents,
+        stop_parts.clone(),
+    );
     let router = router(app.clone(), routes(ingest, app).await, authenticator);
     let mut port = JoinSet::new();
     port.spawn(listen::serve(

@@ -55,7 +55,7 @@ pub struct Args {
     /// Time covered by one row of features, such as 10s
     #[arg(long, value_name = "LENGTH", value_parser = humantime::parse_duration)]
     detect_step: Option<Duration>,
-    /// How long a finding lasts before it fires, such as 30s
+    /// How long a finding lasts before it fires, such as 5m; not shorter than --detect-step
     #[arg(long, value_name = "LENGTH", value_parser = humantime::parse_duration)]
     detect_for: Option<Duration>,
     /// File of bearer tokens

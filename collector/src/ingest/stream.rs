@@ -20,6 +20,7 @@ use proto::pb::tepui::ingest_server::Ingest;
 use proto::status::{Kind, chain};
 use proto::window::Clock;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
@@ -47,15 +48,18 @@ pub struct IngestService {
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
     dictionaries_bytes: Arc<AtomicUsize>,
+    shutdown: CancellationToken,
 }
 
 impl IngestService {
-    /// Returns the service in front of the writer that reads `queue`.
+    /// Returns the service in front of the writer that reads `queue`. Streams
+    /// read nothing more after `shutdown`, answer what waits, and end.
     pub fn new(
         queue: mpsc::Sender<Submission>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         agents: Arc<Agents>,
+        shutdown: CancellationToken,
     ) -> Self {
         Self {
             queue,
@@ -63,6 +67,7 @@ impl IngestService {
             metrics,
             agents,
             dictionaries_bytes: Arc::default(),
+            shutdown,
         }
     }
 }
@@ -82,6 +87,7 @@ struct Push {
     waiting: VecDeque<Waiting>,
     greeted: Option<[u8; limits::INSTANCE_BYTES]>,
     state: State,
+    shutdown: CancellationToken,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,6 +231,7 @@ impl Push {
         Some(tokio::select! {
             biased;
             outcome = owed, if has_owed => Turn::Answered(outcome),
+            () = self.shutdown.cancelled(), if may_read => Turn::Read(Ok(None)),
             read = inbound.message(), if may_read => Turn::Read(read),
             () = tokio::time::sleep(SILENCE), if may_read && !has_owed => Turn::Silent,
         })
@@ -412,6 +419,7 @@ impl Ingest for IngestService {
             waiting: VecDeque::new(),
             greeted: None,
             state: State::Open,
+            shutdown: self.shutdown.clone(),
         };
         let responses = stream::unfold(push, |mut push| async move {
             let next = push.next().await?;
