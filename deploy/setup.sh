@@ -21,10 +21,12 @@ need() {
   if ! "$@" >/dev/null 2>&1; then packages+=("$package"); fi
 }
 
+# The C library of clang, which bindgen loads; libclang-cpp is another one.
 have_libclang() {
   [[ -n ${LIBCLANG_PATH:-} ]] ||
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' ||
-    compgen -G '/usr/lib*/libclang*.so*'
+    compgen -G '/usr/lib/llvm-*/lib/libclang[.-][s0-9]*' ||
+    compgen -G '/usr/lib*/libclang[.-][s0-9]*' ||
+    compgen -G '/usr/lib/*-linux-gnu/libclang[.-][s0-9]*'
 }
 
 # The oldest Go that logger must build with and whose binaries are read in

@@ -30,4 +30,8 @@ mod sys;
 pub mod target;
 pub mod unwind;
 
+/// Log filter for people: everything worth telling, without the crates that
+/// tell of each sampling.
+pub const QUIET_LOG: &str = "info,pprof=warn";
+
 pub use embed::{EmbedConfig, EmbedError, Profiling, embed};

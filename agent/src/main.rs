@@ -143,7 +143,8 @@ impl TargetArgs {
 }
 
 fn log(format: Format) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(agent::QUIET_LOG));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -220,7 +221,8 @@ fn doctor_verb(args: DoctorArgs) -> anyhow::Result<u8> {
     std::io::stdout()
         .write_all(text.as_bytes())
         .context("cannot write to stdout")?;
-    Ok(0)
+    // Without a target nothing was judged: a script must see that.
+    Ok(u8::from(report.target_name.is_empty()))
 }
 
 fn main() -> ExitCode {

@@ -418,7 +418,13 @@ impl Batches {
             self.history.pop_front();
         }
         self.history.push_back((observation.window, accounted));
-        let is_there = observation.usage.processes_count > 0 || observation.usage.cpu_ns > 0;
+        // A target that ended before it was looked at again left its samples.
+        let has_samples = observation
+            .collected
+            .as_ref()
+            .is_some_and(|collected| collected.samples_count > 0);
+        let is_there =
+            observation.usage.processes_count > 0 || observation.usage.cpu_ns > 0 || has_samples;
         let mut profiles = Vec::new();
         if let Some(collected) = observation
             .collected

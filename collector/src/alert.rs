@@ -381,7 +381,9 @@ impl Alerts {
             let Some((place, finding)) = begins else {
                 continue;
             };
-            if is_open || machine::is_late(window, now) {
+            let is_judged = current(state, next)
+                .any(|record| record.id == *id && window.end().get() <= record.row_ns);
+            if is_open || is_judged || machine::is_late(window, now) {
                 continue;
             }
             let open = current(state, next).filter(|record| record.is_open());

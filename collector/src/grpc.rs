@@ -157,6 +157,10 @@ impl QueryDoor for QueryService {
             },
             id: Some(request.id).filter(|id| !id.is_empty()),
         };
+        if let Some(service) = &filter.service {
+            let known = self.app.query.knows(&principal.tenant, service);
+            known.map_err(|error| error.status())?;
+        }
         let alerts = self.app.alerts.list(&principal.tenant, &filter);
         let alerts_json = alerts
             .iter()

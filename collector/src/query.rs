@@ -211,6 +211,15 @@ impl Query {
         .map_err(|_panicked| QueryError::Ended)?
     }
 
+    /// Whether `name` means a service.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError::UnknownService`] with the services there are.
+    pub fn knows(&self, tenant: &str, name: &ServiceName) -> Result<(), QueryError> {
+        self.inner.find(tenant, name).map(drop)
+    }
+
     /// The merged call tree of a selection; a range without windows gives an
     /// empty tree with a note.
     ///
@@ -536,6 +545,15 @@ impl Inner {
                 },
                 &mut |key, _, _| last_s = last_s.max(Some(key.start_s)),
             )?;
+            // A service without CPU profiles has no facts.
+            for (ptype, _) in types.iter().filter(|_| last_s.is_none()) {
+                let series = self.store.active_series(*ptype, service, window)?;
+                if !series.is_empty() {
+                    let start = u64::try_from(window.start().seconds()).unwrap_or(0);
+                    last_s = self.directory.last_window_s(service).or(Some(start));
+                    break;
+                }
+            }
             let Some(last_s) = last_s else { continue };
             let last_ns = i64::try_from(last_s.saturating_mul(1_000_000_000)).unwrap_or(i64::MAX);
             summary.last_window = UnixNanos::new(last_ns);

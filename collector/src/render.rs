@@ -47,7 +47,7 @@ pub enum Format {
 pub struct RenderContext {
     /// For example `logger · cpu`.
     pub title: String,
-    /// For example the range and the selector.
+    /// For example the selector.
     pub subtitle: Option<String>,
 }
 

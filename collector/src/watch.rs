@@ -132,36 +132,49 @@ impl Watch {
         let step = Duration::from_secs(self.dirty.step_s());
         let settled = now.saturating_sub(step.min(MAX_GRACE));
         let settled_s = u64::try_from(settled.seconds()).unwrap_or(0);
+        let mut again = Vec::new();
         while let Some((step_s, marks)) = self.dirty.take(settled_s) {
-            if let Err(failure) = self.step(step_s, &marks, now) {
-                self.metrics.store_read_errors.inc();
-                error!(error = chain(&failure), step_s, "step not looked at");
+            if !self.step(step_s, &marks, now) {
+                again.extend(
+                    marks
+                        .into_iter()
+                        .map(|(service, series)| (service, series, step_s)),
+                );
             }
         }
+        // Only now, or this turn would never end.
+        self.dirty.mark(again);
         if let Err(failure) = self.alerts.tick(now) {
             error!(error = chain(&failure), "alerts not kept");
         }
     }
 
-    /// Computes, writes and judges the rows of one step.
-    fn step(
-        &self,
-        step_s: u64,
-        marks: &BTreeSet<(ServiceId, SeriesId)>,
-        now: UnixNanos,
-    ) -> Result<(), StoreError> {
+    /// Computes, writes and judges the rows of one step. Returns whether what
+    /// came of it is kept.
+    fn step(&self, step_s: u64, marks: &BTreeSet<(ServiceId, SeriesId)>, now: UnixNanos) -> bool {
         let Some(step) = window(step_s, self.dirty.step_s()) else {
-            return Ok(());
+            return true;
         };
         let mut encoded = Vec::new();
         let mut rows = Vec::new();
         let mut versions = BTreeSet::new();
         for &(service, series) in marks {
-            let Some(name) = self.name(service, series)? else {
-                continue;
+            // What cannot be read of one series does not keep the others from
+            // being judged.
+            let read = self.name(service, series).and_then(|name| {
+                let samples = self.samples(step, service, &[series])?;
+                Ok((name, samples))
+            });
+            let (name, samples) = match read {
+                Ok((Some(name), samples)) => (name, samples),
+                Ok((None, _)) => continue,
+                Err(failure) => {
+                    self.tell(&failure, "series not looked at");
+                    continue;
+                }
             };
             versions.insert((service, version(&name.labels).to_owned()));
-            if let Some(samples) = self.samples(step, service, &[series])? {
+            if let Some(samples) = samples {
                 let row = feature::series_row(
                     &name.profile(step, &samples),
                     &self.catalogue,
@@ -173,15 +186,27 @@ impl Watch {
             }
         }
         for (service, version) in versions {
-            encoded.extend(self.service_row(step, service, &version)?);
+            match self.service_row(step, service, &version) {
+                Ok(row) => encoded.extend(row),
+                Err(failure) => self.tell(&failure, "service not looked at"),
+            }
         }
-        if !encoded.is_empty() {
-            self.store.write_features(step.start(), &encoded)?;
+        if !encoded.is_empty()
+            && let Err(failure) = self.store.write_features(step.start(), &encoded)
+        {
+            self.tell(&failure, "feature rows not kept");
         }
         if let Err(failure) = self.alerts.observe(&rows, now) {
-            error!(error = chain(&failure), "findings not kept");
+            // Judged again from the store a little later; see `turn`.
+            self.tell(&failure, "findings not kept");
+            return false;
         }
-        Ok(())
+        true
+    }
+
+    fn tell(&self, failure: &StoreError, what: &'static str) {
+        self.metrics.store_read_errors.inc();
+        error!(error = chain(failure), "{what}");
     }
 
     /// Names and labels of a series; `None` if it is not known any more.

@@ -317,6 +317,11 @@ impl<'a> Session<'a> {
             let (encoder, packed) = read.await.ok_or(End::Failed)?;
             self.encoder = encoder;
             let Some((id, windows, packed)) = packed else {
+                // What could not be read for a moment was passed over: once
+                // nothing is in flight, the next look begins at the oldest.
+                if self.in_flight.is_empty() {
+                    self.last_read = None;
+                }
                 return Ok(true);
             };
             self.last_read = Some(id);

@@ -9,12 +9,15 @@ __attribute__((noinline)) void child_work(void) {
   for (;;) sink = sink * 31 + 1;
 }
 
-static void begin(int signal_number) { (void)signal_number; }
-
 int main(void) {
-  signal(SIGUSR1, begin);
+  // Blocked from before it can be sent, so that none comes too early.
+  sigset_t begin;
+  int signal_number;
+  sigemptyset(&begin);
+  sigaddset(&begin, SIGUSR1);
+  sigprocmask(SIG_BLOCK, &begin, 0);
   write(1, "ready\n", 6);
-  pause();
+  sigwait(&begin, &signal_number);
   if (fork() == 0) {
     child_work();
   }

@@ -70,6 +70,9 @@ pub async fn run(args: Args) -> Result<(), CliError> {
     match (args.format, &args.name) {
         (ListFormat::Json, None) => output::print_json(&serde_json::json!({ "names": values })),
         (ListFormat::Json, Some(_)) => output::print_json(&serde_json::json!({ "values": values })),
+        (ListFormat::Text, Some(name)) if values.is_empty() => output::note(&format!(
+            "no such series has a label {name:?}; without --name the labels are listed"
+        )),
         (ListFormat::Text, _) => {
             let mut text = String::new();
             for value in &values {

@@ -57,6 +57,16 @@ pub fn print(bytes: &[u8]) -> Result<(), CliError> {
     }
 }
 
+/// Tells the user something that is no answer, on stderr.
+///
+/// # Errors
+///
+/// [`CliError`] if stderr cannot be written.
+pub fn note(text: &str) -> Result<(), CliError> {
+    writeln!(io::stderr(), "{text}")
+        .map_err(|error| CliError::Failed(format!("cannot write to stderr: {error}")))
+}
+
 /// Writes `value` as indented JSON to stdout.
 ///
 /// # Errors

@@ -11,7 +11,6 @@ use super::client::ClientArgs;
 use super::labels::checked_selector;
 use super::output::{self, with_spinner};
 use crate::answer::ProfileAnswer;
-use crate::http::api::range_text;
 use crate::query::ServiceName;
 use crate::render::{self, Format, RenderContext, Style};
 use crate::time_range;
@@ -79,6 +78,19 @@ fn format_of(path: &Path) -> Option<Format> {
         .max_by_key(|format| format.extension().len())
 }
 
+fn unknown_ending(path: &Path) -> CliError {
+    let endings: Vec<String> = Format::ALL
+        .into_iter()
+        .filter(|format| *format != Format::Tree)
+        .map(|format| format!(".{}", format.extension()))
+        .collect();
+    CliError::Usage(format!(
+        "the name of {} does not say its format: add --format, or let it end in one of {}",
+        path.display(),
+        endings.join(" ")
+    ))
+}
+
 fn checked_regex(flag: &str, text: Option<String>) -> Result<String, CliError> {
     let Some(text) = text else {
         return Ok(String::new());
@@ -99,7 +111,11 @@ fn checked_regex(flag: &str, text: Option<String>) -> Result<String, CliError> {
 /// the answer cannot be written.
 pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
     let by_name = args.output.as_deref().and_then(format_of);
-    let format = args.format.or(by_name).unwrap_or(Format::Tree);
+    let format = match (args.format.or(by_name), &args.output) {
+        (Some(format), _) => format,
+        (None, None) => Format::Tree,
+        (None, Some(path)) => return Err(unknown_ending(path)),
+    };
     if args.output.is_none() && !format.is_text() && output::is_terminal() {
         return Err(CliError::Usage(format!(
             "--format {format} is binary and stdout is a terminal; name a file: -o profile.{}",
@@ -121,6 +137,7 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         ignore: checked_regex("--ignore", args.ignore)?,
         max_nodes: args.max_nodes,
     };
+    let request_selector = request.selector.clone();
     let mut client = args.client.connect().await?;
     let what = format!(
         "get the {} profile of {:?}",
@@ -132,7 +149,7 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         .map_err(|error| CliError::failed(&error))?;
     let context = RenderContext {
         title: format!("{service} · {}", args.profile_type),
-        subtitle: Some(range_text(window)),
+        subtitle: (!request_selector.is_empty()).then_some(request_selector),
     };
     let style = match &args.output {
         Some(_) => Style::default(),

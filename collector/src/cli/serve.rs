@@ -43,19 +43,19 @@ pub struct Args {
     /// TOML file
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port to listen on
+    /// Address and port to listen on [default: 127.0.0.1:4040]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// Folder of the store
+    /// Folder of the store [default: tepui-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Where alerts are sent
     #[arg(long, value_name = "URL")]
     hook_url: Option<String>,
-    /// Time covered by one row of features, such as 10s
+    /// Time covered by one row of features, such as 10s [default: 1m]
     #[arg(long, value_name = "LENGTH", value_parser = humantime::parse_duration)]
     detect_step: Option<Duration>,
-    /// How long a finding lasts before it fires, such as 5m; not shorter than --detect-step
+    /// How long a finding lasts before it fires, such as 5m; not shorter than --detect-step [default: 5m]
     #[arg(long, value_name = "LENGTH", value_parser = humantime::parse_duration)]
     detect_for: Option<Duration>,
     /// File of bearer tokens
@@ -128,7 +128,8 @@ fn failure(error: &ServeError) -> CliError {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(agent::QUIET_LOG));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Json, Redirect, Response};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use proto::labels::Selector;
 use proto::status::Kind;
 use proto::window::Window;
 use serde::{Deserialize, Serialize};
@@ -132,6 +133,9 @@ pub async fn anomalies(
         })
         .transpose()?;
     let id = given(params.id.as_deref()).map(str::to_owned);
+    if let Some(service) = &service {
+        app.query.knows(&principal.tenant, service)?;
+    }
     let filter = AlertFilter {
         service,
         state,
@@ -186,7 +190,7 @@ pub async fn profile(
     let request = params.request(app.clock.now())?;
     let context = RenderContext {
         title: format!("{} · {}", request.service, kind_of(&request.profile_type)),
-        subtitle: Some(range_text(request.window)),
+        subtitle: selector_text(&request.selector),
     };
     let service = request.service.clone();
     let found = app.query.profile(&principal.tenant, request).await;
@@ -202,6 +206,11 @@ pub async fn profile(
     })
     .await?;
     Ok(file(format, &name, bytes))
+}
+
+/// A selector for people; nothing when it picks all.
+pub fn selector_text(selector: &Selector) -> Option<String> {
+    (!selector.is_empty()).then(|| selector.to_string())
 }
 
 fn kind_of(profile_type: &str) -> &str {

@@ -19,7 +19,7 @@ use proto::pb::tepui as pb;
 use proto::pb::tepui::ingest_server::Ingest;
 use proto::status::{Kind, chain};
 use proto::window::Clock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
@@ -34,6 +34,11 @@ const MAX_IN_FLIGHT: usize = 16;
 /// Dictionaries of all streams together, in bytes; beyond it a stream that
 /// wants to grow must begin anew.
 const MAX_DICTIONARIES_BYTES: usize = 512 << 20;
+/// Windows that wait for the writer, of all streams together, in KiB; more are
+/// refused with a retry hint.
+const MAX_WAITING_KIB: u32 = 256 << 10;
+/// Batches that are unpacked at once.
+const MAX_UNPACKING: usize = 4;
 /// What a sender waits when the writer's queue is full.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// A stream that says nothing for this long is ended; agents send a heartbeat
@@ -48,6 +53,8 @@ pub struct IngestService {
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
     dictionaries_bytes: Arc<AtomicUsize>,
+    room: Arc<Semaphore>,
+    unpacking: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -67,6 +74,10 @@ impl IngestService {
             metrics,
             agents,
             dictionaries_bytes: Arc::default(),
+            room: Arc::new(Semaphore::new(
+                usize::try_from(MAX_WAITING_KIB).unwrap_or(usize::MAX),
+            )),
+            unpacking: Arc::new(Semaphore::new(MAX_UNPACKING)),
             shutdown,
         }
     }
@@ -87,6 +98,8 @@ struct Push {
     waiting: VecDeque<Waiting>,
     greeted: Option<[u8; limits::INSTANCE_BYTES]>,
     state: State,
+    room: Arc<Semaphore>,
+    unpacking: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -307,11 +320,13 @@ impl Push {
     async fn batch(&mut self, batch: pb::Batch) -> Owed {
         let instance = <[u8; limits::INSTANCE_BYTES]>::try_from(batch.instance.as_slice());
         let sequence = batch.sequence;
+        let place = Arc::clone(&self.unpacking).acquire_owned().await;
         let decoded = match tokio::task::spawn_blocking(move || unpack(&batch)).await {
             Ok(decoded) => decoded,
             Err(_panicked) => Err((pb::RefusalCode::Malformed, "batch not readable".to_owned())),
         };
         let applied = decoded.and_then(|body| self.apply(body));
+        drop(place);
         let windows = match (instance, applied) {
             (Ok(_), Ok(windows)) if sequence > 0 => windows,
             (_, Ok(_)) => {
@@ -320,6 +335,13 @@ impl Push {
             }
             (_, Err((code, message))) => return self.give_up(code, message),
         };
+        let kib = size_kib(&windows).min(MAX_WAITING_KIB);
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(kib) else {
+            let code = pb::RefusalCode::Overloaded;
+            self.metrics.refused_batches(code).inc();
+            let message = "waiting windows take too much memory";
+            return Owed::Now(refused(code, message, Some(RETRY_AFTER)));
+        };
         let (reply, outcome) = oneshot::channel();
         let submission = Submission {
             tenant: Arc::clone(&self.tenant),
@@ -327,6 +349,7 @@ impl Push {
             sequence,
             windows,
             dictionary: Arc::clone(&self.dictionary),
+            room: Some(room),
             reply,
         };
         match self.queue.try_send(submission) {
@@ -370,6 +393,19 @@ impl Push {
         }
         Ok(windows)
     }
+}
+
+/// About what windows take in memory, at least 1.
+fn size_kib(windows: &[Result<WireWindow, WireWindowError>]) -> u32 {
+    let bytes = windows.iter().flatten().fold(0_usize, |sum, window| {
+        let values = window.columns.iter().map(|column| column.values.len());
+        let values = values.fold(0_usize, usize::saturating_add);
+        sum.saturating_add(window.stacks.len().saturating_mul(4))
+            .saturating_add(values.saturating_mul(8))
+    });
+    u32::try_from(bytes / 1024)
+        .unwrap_or(u32::MAX)
+        .saturating_add(1)
 }
 
 /// Unpacks the body of a batch.
@@ -419,6 +455,8 @@ impl Ingest for IngestService {
             waiting: VecDeque::new(),
             greeted: None,
             state: State::Open,
+            room: Arc::clone(&self.room),
+            unpacking: Arc::clone(&self.unpacking),
             shutdown: self.shutdown.clone(),
         };
         let responses = stream::unfold(push, |mut push| async move {

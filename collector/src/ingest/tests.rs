@@ -1,6 +1,6 @@
 //! The writer against a store that fails on demand.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use proto::dictionary::Encoder;
 use proto::labels::LabelSet;
@@ -40,6 +40,8 @@ const NOW: UnixNanos = UnixNanos::new(1_780_000_000_000_000_000);
 struct Failing {
     inner: RocksStore,
     fails: AtomicBool,
+    /// Reads of windows after which one fails; 0 means none does.
+    read_fails_after: AtomicUsize,
 }
 
 impl StateStore for Failing {
@@ -59,6 +61,12 @@ impl Store for Failing {
         Store::write(&self.inner, group)
     }
     fn window(&self, key: &WindowKey) -> Result<Option<Vec<u8>>, StoreError> {
+        let left = self.read_fails_after.load(Ordering::SeqCst);
+        self.read_fails_after
+            .store(left.saturating_sub(1), Ordering::SeqCst);
+        if left == 1 {
+            return Err(StoreError::Read("input/output error".into()));
+        }
         self.inner.window(key)
     }
     fn sum(&self, request: &SumRequest<'_>) -> Result<RangeSum, StoreError> {
@@ -114,6 +122,7 @@ fn bench() -> Bench {
     let store = Arc::new(Failing {
         inner: RocksStore::open(folder.path(), 8 << 20).unwrap(),
         fails: AtomicBool::new(false),
+        read_fails_after: AtomicUsize::new(0),
     });
     let shared: Arc<dyn Store> = Arc::<Failing>::clone(&store);
     let trees = Arc::new(Trees::new(Arc::clone(&shared), 1 << 30));
@@ -189,6 +198,7 @@ impl Stream {
             sequence,
             windows,
             dictionary: Arc::clone(&self.dictionary),
+            room: None,
             reply,
         };
         (submission, outcome)
@@ -304,6 +314,55 @@ fn a_failed_write_leaves_no_dangling_id_and_streams_begin_anew() {
 }
 
 #[test]
+fn a_batch_whose_reading_fails_half_way_counts_once_when_it_comes_again() {
+    let mut bench = bench();
+    let mut stream = Stream::new(1);
+    for fails_after in 1..=4 {
+        let offset_s = fails_after * 100;
+        let sequence = fails_after * 10;
+        let batch = |stream: &mut Stream| {
+            let profiles = [profile("f", offset_s, 1), profile("g", offset_s + 10, 2)];
+            let body = stream.encoder.encode(&profiles).unwrap();
+            let windows = lock(&stream.dictionary).decoder.apply(body).unwrap();
+            let (reply, outcome) = oneshot::channel();
+            let submission = Submission {
+                tenant: Arc::from("anonymous"),
+                instance: stream.instance,
+                sequence,
+                windows,
+                dictionary: Arc::clone(&stream.dictionary),
+                room: None,
+                reply,
+            };
+            (submission, outcome)
+        };
+        // Beside another batch of the same group, which is kept.
+        let (other, mut kept) = Stream::new(9).submission(sequence, profile("h", offset_s, 4));
+        let (first, mut refused) = batch(&mut stream);
+        let at = usize::try_from(fails_after).unwrap();
+        bench.store.read_fails_after.store(at, Ordering::SeqCst);
+        bench.writer.commit(vec![first, other]);
+        assert!(matches!(
+            refused.try_recv().unwrap(),
+            Outcome::Refused {
+                code: RefusalCode::Unavailable,
+                retry_after: Some(_),
+                ..
+            }
+        ));
+        assert_eq!(kept.try_recv().unwrap(), ACKED);
+        let (again, mut acked) = batch(&mut stream);
+        bench.writer.commit(vec![again]);
+        assert_eq!(acked.try_recv().unwrap(), ACKED);
+    }
+    let expected = [("f", 4), ("g", 8), ("h", 16)];
+    assert_eq!(
+        stored(&bench),
+        expected.map(|(name, value)| (name.to_owned(), value))
+    );
+}
+
+#[test]
 fn two_windows_that_start_in_one_second_add_up() {
     let mut bench = bench();
     let mut stream = Stream::new(1);
@@ -351,6 +410,7 @@ fn a_service_has_no_more_series_than_allowed() {
             sequence: batch + 1,
             windows,
             dictionary: Arc::clone(&stream.dictionary),
+            room: None,
             reply,
         }]);
         match outcome.try_recv().unwrap() {

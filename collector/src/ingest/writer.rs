@@ -19,9 +19,9 @@ use proto::pb::tepui::RefusalCode;
 use proto::profile::{Column, Facts};
 use proto::status::chain;
 use proto::value_type::{ProfileType, Temporality};
-use proto::window::{Clock, UnixNanos};
+use proto::window::{Clock, UnixNanos, Window};
 use rustc_hash::FxHashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::dedupe::{self, Verdict};
@@ -42,6 +42,15 @@ pub const QUEUE_LENGTH: usize = 256;
 const GROUP_LENGTH: usize = 256;
 /// Live series of one service.
 pub const MAX_SERIES: usize = 10_000;
+/// How long a series counts as live after its last window.
+const LIVE: Duration = Duration::from_secs(86_400);
+/// Most services of one collector, and most agent instances it remembers.
+const MAX_SERVICES: usize = 100_000;
+const MAX_WRITERS: usize = 100_000;
+/// Services of one stream whose stacks are remembered.
+const MAX_RESOLVED: usize = 64;
+/// Least time between two rounds of what need not be done at each write.
+const CHORE_EVERY: Duration = Duration::from_secs(60);
 /// Most profile types of one collector.
 const MAX_TYPES: usize = 1_000;
 /// How far ahead of our clock a window may start.
@@ -87,6 +96,8 @@ pub struct Submission {
     pub windows: Vec<Result<WireWindow, WireWindowError>>,
     /// The dictionary that its stack ids are of.
     pub dictionary: SharedDictionary,
+    /// Its share of the memory that waiting windows may take.
+    pub room: Option<OwnedSemaphorePermit>,
     /// Where the outcome goes.
     pub reply: oneshot::Sender<Outcome>,
 }
@@ -126,6 +137,10 @@ pub struct Writer {
     next_service: u32,
     next_type: u16,
     next_writer: u32,
+    /// When old writers were last looked for.
+    forgotten: UnixNanos,
+    /// Live series of full services, and when they were counted.
+    live: FxHashMap<ServiceId, (UnixNanos, usize)>,
 }
 
 /// What a group has prepared and not written yet.
@@ -138,9 +153,38 @@ struct Pending {
     types: FxHashMap<StoredType, PtypeId>,
     series: FxHashMap<ServiceId, FxHashMap<LabelSet, SeriesId>>,
     trees: BTreeMap<ServiceId, SharedTree>,
+    /// Windows of the batch that is being prepared; they join the group when all
+    /// of it could be.
+    staged: BTreeMap<WindowKey, Vec<u8>>,
     touched: Vec<(ServiceId, SeriesId, u64)>,
     starts: FxHashMap<ServiceId, u64>,
     windows: u64,
+}
+
+impl Pending {
+    /// What is written under `key` by this group so far.
+    fn written(&self, key: &WindowKey) -> Option<&[u8]> {
+        let staged = self.staged.get(key);
+        staged.map(Vec::as_slice).or_else(|| {
+            let index = *self.window_index.get(key)?;
+            self.group
+                .windows
+                .get(index)
+                .map(|(_, value)| value.as_slice())
+        })
+    }
+
+    /// The batch could be prepared whole.
+    fn accept_staged(&mut self) {
+        for (key, value) in std::mem::take(&mut self.staged) {
+            let end = self.group.windows.len();
+            let index = *self.window_index.entry(key).or_insert(end);
+            match self.group.windows.get_mut(index) {
+                Some((_, place)) => *place = value,
+                None => self.group.windows.push((key, value)),
+            }
+        }
+    }
 }
 
 /// Why one window of a batch is refused.
@@ -166,7 +210,14 @@ enum Refuse {
 
 impl From<StoreError> for Refuse {
     fn from(error: StoreError) -> Self {
-        Self::Store(error)
+        match error {
+            // Trying again cannot help, and must not hold up the others.
+            StoreError::Damaged { .. } => Self::Window(WindowRefusal {
+                code: RefusalCode::Unavailable,
+                message: chain(&error),
+            }),
+            error => Self::Store(error),
+        }
     }
 }
 
@@ -193,6 +244,8 @@ impl Writer {
             next_service: after(catalog.services.iter().map(|(id, _)| id.0).max()),
             next_type: next_type.map_or(1, |id| id.saturating_add(1)),
             next_writer: after(catalog.writers.iter().map(|(_, row)| row.writer.0).max()),
+            forgotten: UnixNanos::default(),
+            live: FxHashMap::default(),
             writers: catalog.writers.into_iter().collect(),
             store,
             trees,
@@ -321,6 +374,10 @@ impl Writer {
 
     /// Removes dedupe rows of instances that cannot send anything acceptable.
     fn forget_old_writers(&mut self, now: UnixNanos, pending: &mut Pending) {
+        if now.since(self.forgotten) < CHORE_EVERY {
+            return;
+        }
+        self.forgotten = now;
         let horizon = now.saturating_sub(WRITER_ROW_AGE).seconds();
         let horizon = u64::try_from(horizon).unwrap_or(0);
         let old: Vec<[u8; 16]> = self
@@ -355,6 +412,13 @@ impl Writer {
         let known = known.or_else(|| self.writers.get(&submission.instance));
         let row = match known {
             Some(row) => *row,
+            None if self.writers.len() + pending.writers.len() >= MAX_WRITERS => {
+                return Outcome::Refused {
+                    code: RefusalCode::Overloaded,
+                    message: format!("{MAX_WRITERS} agent instances are known already"),
+                    retry_after: Some(CHORE_EVERY),
+                };
+            }
             None => {
                 let fresh = dedupe::first(WriterId(self.next_writer));
                 self.next_writer = self.next_writer.saturating_add(1);
@@ -382,6 +446,7 @@ impl Writer {
         }
         let mut refused = Vec::new();
         let mut written = 0;
+        let touched = pending.touched.len();
         for (index, window) in submission.windows.iter().enumerate() {
             let outcome = match window {
                 Err(error) => refuse(RefusalCode::Malformed, chain(error)),
@@ -395,6 +460,9 @@ impl Writer {
                 Err(Refuse::Store(error)) => {
                     error!(error = chain(&error), "batch not prepared");
                     self.metrics.store_read_errors.inc();
+                    // The batch comes again whole: nothing of it is kept now.
+                    pending.staged.clear();
+                    pending.touched.truncate(touched);
                     return Outcome::Refused {
                         code: RefusalCode::Unavailable,
                         message: chain(&error),
@@ -403,6 +471,7 @@ impl Writer {
                 }
             }
         }
+        pending.accept_staged();
         let now_s = u64::try_from(now.seconds()).unwrap_or(0);
         let next = dedupe::accept(&row, submission.sequence, now_s);
         pending
@@ -442,7 +511,7 @@ impl Writer {
             );
         }
         let service = self.service(submission, window, pending)?;
-        let series = self.series(service, window, pending)?;
+        let series = self.series(service, window, now, pending)?;
         let start_s = u64::try_from(start.seconds()).unwrap_or(0);
         let key = |ptype| WindowKey {
             ptype,
@@ -490,6 +559,12 @@ impl Writer {
         if let Some(id) = pending.services.get(&key) {
             return Ok(*id);
         }
+        if self.directory.service_count() + pending.services.len() >= MAX_SERVICES {
+            return refuse(
+                RefusalCode::SeriesLimit,
+                format!("this collector has {MAX_SERVICES} services already"),
+            );
+        }
         let id = ServiceId(self.next_service);
         self.next_service = self.next_service.saturating_add(1);
         pending.group.dictionary.push(rows::service(id, &key));
@@ -526,6 +601,7 @@ impl Writer {
         &mut self,
         service: ServiceId,
         window: &WireWindow,
+        now: UnixNanos,
         pending: &mut Pending,
     ) -> Result<SeriesId, Refuse> {
         let labels = &*window.labels;
@@ -539,11 +615,13 @@ impl Writer {
         if let Some(id) = fresh.get(labels) {
             return Ok(*id);
         }
-        let count = count + fresh.len();
-        if count >= MAX_SERIES {
+        let (fresh_count, count) = (fresh.len(), count + fresh.len());
+        if count >= MAX_SERIES && self.live_series(service, now)? + fresh_count >= MAX_SERIES {
             return refuse(
                 RefusalCode::SeriesLimit,
-                format!("service has {MAX_SERIES} series already; drop a label of many values"),
+                format!(
+                    "service has {MAX_SERIES} series within a day already; drop a label of many values"
+                ),
             );
         }
         // Ids count up from 1; 0 is the whole service.
@@ -552,8 +630,28 @@ impl Writer {
             .group
             .dictionary
             .push(rows::series(service, id, labels));
+        let fresh = pending.series.entry(service).or_default();
         fresh.insert(labels.clone(), id);
         Ok(id)
+    }
+
+    /// Series of a service that had a window within a day, counted anew at most
+    /// once a minute.
+    fn live_series(&mut self, service: ServiceId, now: UnixNanos) -> Result<usize, StoreError> {
+        if let Some((counted, live)) = self.live.get(&service)
+            && now.since(*counted) < CHORE_EVERY
+        {
+            return Ok(*live);
+        }
+        let Ok(day) = Window::new(now.saturating_sub(LIVE), now.saturating_add(MAX_AHEAD)) else {
+            return Ok(0);
+        };
+        let live = self
+            .store
+            .active_series(PtypeId::FACTS, service, day)?
+            .len();
+        self.live.insert(service, (now, live));
+        Ok(live)
     }
 
     /// Stack ids of the service's tree for stack ids of the stream.
@@ -564,6 +662,9 @@ impl Writer {
         wire: &[u32],
         pending: &mut Pending,
     ) -> Result<Vec<u32>, Refuse> {
+        if wire.is_empty() {
+            return Ok(Vec::new());
+        }
         let tree = match pending.trees.get(&service) {
             Some(tree) => Arc::clone(tree),
             None => {
@@ -573,6 +674,10 @@ impl Writer {
             }
         };
         let dictionary = &mut *lock(&submission.dictionary);
+        if dictionary.resolved.len() >= MAX_RESOLVED && !dictionary.resolved.contains_key(&service)
+        {
+            dictionary.resolved.clear();
+        }
         let resolved = dictionary.resolved.entry(service).or_default();
         resolved.resize(dictionary.decoder.stack_count(), None);
         let mut out = Vec::with_capacity(wire.len());
@@ -628,18 +733,11 @@ impl Writer {
         pending: &mut Pending,
         make: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, StoreError>,
     ) -> Result<(), Refuse> {
-        if let Some(&index) = pending.window_index.get(&key)
-            && let Some((_, value)) = pending.group.windows.get_mut(index)
-        {
-            *value = make(Some(value))?;
-            return Ok(());
-        }
-        let stored = self.store.window(&key)?;
-        let value = make(stored.as_deref())?;
-        pending
-            .window_index
-            .insert(key, pending.group.windows.len());
-        pending.group.windows.push((key, value));
+        let value = match pending.written(&key) {
+            Some(written) => make(Some(written))?,
+            None => make(self.store.window(&key)?.as_deref())?,
+        };
+        pending.staged.insert(key, value);
         Ok(())
     }
 }

@@ -82,9 +82,18 @@ fn escape(text: &str) -> String {
         .replace('>', "&gt;")
 }
 
+/// Of when the picture is, after what the caller has to say.
+fn subtitle(answer: &ProfileAnswer, context: &RenderContext) -> String {
+    let range = text::range(&answer.window);
+    match &context.subtitle {
+        Some(said) => format!("{said} · {range}"),
+        None => range,
+    }
+}
+
 /// A picture that says that there is nothing to draw.
-fn empty(context: &RenderContext) -> String {
-    let subtitle = context.subtitle.as_deref().map(escape).unwrap_or_default();
+fn empty(answer: &ProfileAnswer, context: &RenderContext) -> String {
+    let subtitle = escape(&subtitle(answer, context));
     format!(
         concat!(
             r#"<?xml version="1.0" encoding="UTF-8" standalone="no"?>"#,
@@ -121,7 +130,7 @@ pub fn render(answer: &ProfileAnswer, context: &RenderContext) -> Result<Vec<u8>
     let divisor = total / MAX_TOTAL + 1;
     let mut lines = lines(&tree, divisor);
     if lines.is_empty() {
-        return Ok(empty(context).into_bytes());
+        return Ok(empty(answer, context).into_bytes());
     }
     // Inferno reverses the lines of a flame chart and, unlike those of a flame
     // graph, neither sorts them nor insists on their order.
@@ -129,7 +138,7 @@ pub fn render(answer: &ProfileAnswer, context: &RenderContext) -> Result<Vec<u8>
     let (count_name, size) = unit(answer, total);
     let mut options = Options::default();
     options.title = text::printable(&context.title).into_owned();
-    options.subtitle = (context.subtitle.as_deref()).map(|text| text::printable(text).into_owned());
+    options.subtitle = Some(text::printable(&subtitle(answer, context)).into_owned());
     options.colors = Palette::Basic(match answer.profile_type.sample().unit() {
         "bytes" => BasicPalette::Mem,
         _ => BasicPalette::Hot,
