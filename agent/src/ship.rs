@@ -208,6 +208,7 @@ impl ShipConfig {
 
     fn hello(&self, instance: [u8; 16], clock: &dyn Clock) -> pb::Hello {
         pb::Hello {
+            import: false,
             protocol_version: proto::limits::PROTOCOL_VERSION,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: instance.to_vec(),

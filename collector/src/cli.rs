@@ -6,6 +6,8 @@
 
 pub mod anomalies;
 pub mod client;
+pub mod diff;
+pub mod import;
 pub mod labels;
 pub mod output;
 pub mod query;
@@ -13,6 +15,7 @@ pub mod serve;
 pub mod services;
 pub mod status;
 mod table;
+pub mod timeline;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,12 +43,18 @@ enum Verb {
     Serve(serve::Args),
     /// Show the merged profile of a service
     Query(query::Args),
+    /// Compare two profiles of a service: what grew, what shrank
+    Diff(diff::Args),
+    /// Show a quantity over time
+    Timeline(timeline::Args),
     /// List services with their state
     Services(services::Args),
     /// List label names of a service, or the values of one
     Labels(labels::Args),
     /// List alerts, follow them, or show one with its evidence
     Anomalies(anomalies::Args),
+    /// Store profiles that other tools recorded
+    Import(import::Args),
     /// Show the state of the collector and its agents
     Status(status::Args),
 }
@@ -97,6 +106,9 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
     match cli.verb {
         Verb::Serve(args) => serve::run(args, clock).await,
         Verb::Query(args) => query::run(args, now).await,
+        Verb::Diff(args) => diff::run(args, now).await,
+        Verb::Timeline(args) => timeline::run(args, now).await,
+        Verb::Import(args) => import::run(args, now).await,
         Verb::Services(args) => services::run(args, now).await,
         Verb::Labels(args) => labels::run(args).await,
         Verb::Anomalies(args) => anomalies::run(args, clock.as_ref()).await,

@@ -69,9 +69,18 @@ pub struct TlsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// How long windows are kept.
+    /// How long windows, minutes of services and feature rows are kept.
     #[serde(with = "humantime_serde")]
     pub retention: Duration,
+    /// How long hours are kept; never shorter than `retention`.
+    #[serde(with = "humantime_serde")]
+    pub retention_hours: Duration,
+    /// How long days are kept; never shorter than `retention_hours`.
+    #[serde(with = "humantime_serde")]
+    pub retention_days: Duration,
+    /// Labels whose values make groups of series with sums of their own, so that
+    /// `{version="1.8"}` is answered like the whole service.
+    pub group_by: Vec<String>,
     /// Most bytes of trees and tables in memory.
     pub cache_bytes: u64,
 }
@@ -132,6 +141,9 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             retention: 14 * 24 * HOUR,
+            retention_hours: 90 * 24 * HOUR,
+            retention_days: 2 * 365 * 24 * HOUR,
+            group_by: ["version", "zone", "node"].map(str::to_owned).to_vec(),
             cache_bytes: 256 << 20,
         }
     }
@@ -317,7 +329,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let listen = self.listen_address()?;
         let detect = &self.detect;
-        let rules: [(&'static str, String, bool, &'static str); 10] = [
+        let rules: [(&'static str, String, bool, &'static str); 13] = [
             (
                 "data",
                 self.data.display().to_string(),
@@ -342,6 +354,26 @@ impl Config {
                 text(self.store.retention),
                 self.store.retention >= HOUR && self.store.retention <= 10 * 366 * 24 * HOUR,
                 "it must be between 1h and 10 years",
+            ),
+            (
+                "store.retention_hours",
+                text(self.store.retention_hours),
+                self.store.retention_hours >= self.store.retention
+                    && self.store.retention_hours <= 10 * 366 * 24 * HOUR,
+                "it must be between store.retention and 10 years",
+            ),
+            (
+                "store.retention_days",
+                text(self.store.retention_days),
+                self.store.retention_days >= self.store.retention_hours
+                    && self.store.retention_days <= 100 * 366 * 24 * HOUR,
+                "it must be between store.retention_hours and 100 years",
+            ),
+            (
+                "store.group_by",
+                self.store.group_by.join(","),
+                self.store.group_by.len() <= 8,
+                "it must name at most 8 labels",
             ),
             (
                 "store.cache_bytes",
@@ -449,6 +481,9 @@ mod tests {
             "cert_file",
             "key_file",
             "retention",
+            "retention_hours",
+            "retention_days",
+            "group_by",
             "cache_bytes",
             "step",
             "for",

@@ -2,6 +2,7 @@
 //! behind it ([`writer`]) that maps stacks to the service's tree and commits
 //! batches in groups.
 
+mod coarse;
 pub mod dedupe;
 pub mod stream;
 pub mod writer;

@@ -20,7 +20,7 @@ fn index(id: u32) -> usize {
 
 /// Per node: the sum of the sizes of all values at and below it. Unlike a
 /// total, it never grows towards the leaves.
-fn sizes(tree: &CallTree) -> Vec<u128> {
+pub(crate) fn sizes(tree: &CallTree) -> Vec<u128> {
     let mut sizes: Vec<u128> = tree
         .nodes()
         .iter()
@@ -35,20 +35,40 @@ fn sizes(tree: &CallTree) -> Vec<u128> {
     sizes
 }
 
+/// What frames are chosen by: the first number and, of equal ones, the second.
+pub(crate) type Weight = (u128, u128);
+
+/// A smaller tree, and where the nodes of the larger one went.
+#[derive(Debug)]
+pub(crate) struct Smaller {
+    /// The tree, with the values of the larger.
+    pub(crate) tree: CallTree,
+    /// Per node of the larger tree: its node in the smaller.
+    pub(crate) places: Vec<usize>,
+    /// Nodes of the larger tree that are in an [`OTHER`] now.
+    pub(crate) pruned_nodes: u64,
+}
+
 /// Returns `tree` with the nodes of one function under one parent merged.
 ///
 /// A function is known by its name, as in [`crate::top`]. A merged node shows
 /// the frame, with file and line, that the largest part of its value went
 /// through; ties go to the smallest frame.
 pub fn fold_lines(tree: &CallTree) -> CallTree {
+    let sizes: Vec<Weight> = sizes(tree).into_iter().map(|size| (size, 0)).collect();
+    fold_lines_by(tree, &sizes).tree
+}
+
+/// As [`fold_lines`], with the frame of a merged node chosen by `sizes`, one
+/// per node.
+pub(crate) fn fold_lines_by(tree: &CallTree, sizes: &[Weight]) -> Smaller {
     let functions = Functions::of(tree);
-    let sizes = sizes(tree);
     // Per node of `tree`: its merged node. A merged node: parent and best frame.
     let mut merged_of = vec![0_usize; tree.nodes().len()];
-    let mut merged: Vec<(usize, Option<(u128, u32)>)> = vec![(0, None)];
+    let mut merged: Vec<(usize, Option<(Weight, u32)>)> = vec![(0, None)];
     let mut ids: FxHashMap<(usize, usize), usize> = FxHashMap::default();
     // The same frame under one merged parent may come from several nodes.
-    let mut frame_sizes: FxHashMap<(usize, u32), u128> = FxHashMap::default();
+    let mut frame_sizes: FxHashMap<(usize, u32), Weight> = FxHashMap::default();
     for (at, node) in tree.nodes().iter().enumerate().skip(1) {
         let (Some(frame), Some(function)) = (node.frame, functions.of_node(tree, at)) else {
             continue;
@@ -61,8 +81,9 @@ pub fn fold_lines(tree: &CallTree) -> CallTree {
         if let Some(slot) = merged_of.get_mut(at) {
             *slot = id;
         }
-        let size = frame_sizes.entry((id, frame)).or_insert(0);
-        *size = size.saturating_add(sizes.get(at).copied().unwrap_or(0));
+        let size = frame_sizes.entry((id, frame)).or_default();
+        let more = sizes.get(at).copied().unwrap_or_default();
+        *size = (size.0.saturating_add(more.0), size.1.saturating_add(more.1));
     }
     for (&(id, frame), &size) in &frame_sizes {
         let Some((_, best)) = merged.get_mut(id) else {
@@ -87,10 +108,18 @@ pub fn fold_lines(tree: &CallTree) -> CallTree {
             }
         }
     }
-    for (node, id) in tree.nodes().iter().zip(merged_of) {
-        folded.add_self(node_of.get(id).copied().unwrap_or(0), node.self_value);
+    let places: Vec<usize> = merged_of
+        .iter()
+        .map(|&id| node_of.get(id).copied().unwrap_or(0))
+        .collect();
+    for (node, &place) in tree.nodes().iter().zip(&places) {
+        folded.add_self(place, node.self_value);
     }
-    folded
+    Smaller {
+        tree: folded,
+        places,
+        pruned_nodes: 0,
+    }
 }
 
 /// Returns the samples of `tree` with a function that `focus` matches and none
@@ -152,9 +181,9 @@ pub fn focus(tree: &CallTree, focus: Option<&Regex>, ignore: Option<&Regex>) -> 
     chosen
 }
 
-/// Which nodes stay so that they and their `other` are at most `max_nodes`.
-fn heaviest(tree: &CallTree, max_nodes: usize) -> Vec<bool> {
-    let sizes = sizes(tree);
+/// Which nodes stay so that they and their `other` are at most `max_nodes`:
+/// those with the largest of `sizes`, which never grow towards the leaves.
+fn heaviest(tree: &CallTree, sizes: &[u128], max_nodes: usize) -> Vec<bool> {
     let mut order: Vec<usize> = (0..tree.nodes().len()).collect();
     // Ties by index, so that a parent always comes before its children.
     order.sort_unstable_by_key(|&at| (std::cmp::Reverse(sizes.get(at)), at));
@@ -191,10 +220,21 @@ fn heaviest(tree: &CallTree, max_nodes: usize) -> Vec<bool> {
 ///
 /// The root and one `other` stay even when `max_nodes` is less than two.
 pub fn prune(tree: &CallTree, max_nodes: usize) -> (CallTree, u64) {
+    let smaller = prune_by(tree, &sizes(tree), max_nodes);
+    (smaller.tree, smaller.pruned_nodes)
+}
+
+/// As [`prune`], with the heaviest nodes chosen by `sizes`, one per node, which
+/// must not grow towards the leaves.
+pub(crate) fn prune_by(tree: &CallTree, sizes: &[u128], max_nodes: usize) -> Smaller {
     if tree.nodes().len() <= max_nodes {
-        return (tree.clone(), 0);
+        return Smaller {
+            tree: tree.clone(),
+            places: (0..tree.nodes().len()).collect(),
+            pruned_nodes: 0,
+        };
     }
-    let stays = heaviest(tree, max_nodes);
+    let stays = heaviest(tree, sizes, max_nodes);
     let other = Frame::named(FrameKind::Synthetic, OTHER);
     let mut pruned = CallTree::new();
     let mut pruned_nodes = 0_u64;
@@ -217,7 +257,11 @@ pub fn prune(tree: &CallTree, max_nodes: usize) -> (CallTree, u64) {
             *slot = place;
         }
     }
-    (pruned, pruned_nodes)
+    Smaller {
+        tree: pruned,
+        places: node_of.into_iter().map(|(node, _)| node).collect(),
+        pruned_nodes,
+    }
 }
 
 /// Returns `tree` with the value of samples that had no frame moved from the

@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::labels::Selector;
-use proto::profile::Facts;
-use proto::stack::{Frame, FrameKind};
 use proto::status::{Kind, chain};
 use proto::value_type::{ProfileType, Temporality};
 use proto::window::{Clock, UnixNanos, Window};
@@ -19,9 +17,12 @@ use tokio::sync::Semaphore;
 
 use crate::answer::{Coverage, ProfileAnswer};
 use crate::directory::Directory;
+use crate::flatten::{Choice, flatten};
 use crate::prune;
+use crate::rollup::read::{RangeReader, Selection};
+use crate::rollup::total::Total;
 use crate::store::segment::RangeSum;
-use crate::store::tree::ServiceTree;
+use crate::store::tier::Tier;
 use crate::store::trees::{self, Trees};
 use crate::store::{
     PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, SumRequest,
@@ -171,6 +172,7 @@ struct Inner {
     directory: Arc<Directory>,
     clock: Arc<dyn Clock>,
     permits: Arc<Semaphore>,
+    reader: RangeReader,
 }
 
 impl Query {
@@ -179,6 +181,7 @@ impl Query {
         store: Arc<dyn Store>,
         trees: Arc<Trees>,
         directory: Arc<Directory>,
+        reader: RangeReader,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
@@ -186,6 +189,7 @@ impl Query {
                 store,
                 trees,
                 directory,
+                reader,
                 clock,
                 permits: Arc::new(Semaphore::new(MAX_QUERIES)),
             }),
@@ -285,11 +289,14 @@ impl Query {
 }
 
 /// Sums up one or more services' answers.
+#[derive(Default)]
 struct Merge {
     tree: CallTree,
     coverage: Coverage,
     periods: Vec<i64>,
+    /// Stretches of seconds during which something was observed.
     seconds: RangeSum,
+    rounded_to: Option<Tier>,
 }
 
 impl Inner {
@@ -326,20 +333,24 @@ impl Inner {
         Ok(found)
     }
 
-    /// Series of a service that `selector` picks; `None` means all.
-    fn select(
-        &self,
-        service: ServiceId,
-        selector: &Selector,
-    ) -> Result<Option<Vec<SeriesId>>, QueryError> {
+    /// Series of a service that `selector` picks.
+    fn select(&self, service: ServiceId, selector: &Selector) -> Result<Selection, QueryError> {
         if selector.is_empty() {
-            return Ok(None);
+            return Ok(Selection::All);
         }
         let series = self.directory.with_series(service, |table| {
             let picked = table.iter().filter(|(_, labels)| selector.accepts(labels));
             picked.map(|(id, _)| id).collect()
         })?;
-        Ok(Some(series))
+        if let Some((name, value)) = selector.single_equal()
+            && let Some(id) = self.reader.groups().get(service, name, value)?
+        {
+            return Ok(Selection::Group {
+                id,
+                members: series,
+            });
+        }
+        Ok(Selection::Some(series))
     }
 
     /// The types that `asked` means, most used form first.
@@ -355,12 +366,7 @@ impl Inner {
         let types = self.types(&request.profile_type);
         let mut answer: Option<(Arc<StoredType>, Merge)> = None;
         for (ptype, stored) in types {
-            let mut merge = Merge {
-                tree: CallTree::new(),
-                coverage: Coverage::default(),
-                periods: Vec::new(),
-                seconds: RangeSum::default(),
-            };
+            let mut merge = Merge::default();
             for (service, _) in &services {
                 self.merge(*service, ptype, request, &mut merge)?;
             }
@@ -387,12 +393,7 @@ impl Inner {
                         profile_type: ProfileType::cpu(),
                         temporality: Temporality::Delta,
                     },
-                    Merge {
-                        tree: CallTree::new(),
-                        coverage: Coverage::default(),
-                        periods: Vec::new(),
-                        seconds: RangeSum::default(),
-                    },
+                    Merge::default(),
                 ));
             }
             return Err(QueryError::UnknownType {
@@ -412,54 +413,88 @@ impl Inner {
         request: &ProfileRequest,
         merge: &mut Merge,
     ) -> Result<(), QueryError> {
-        let series = self.select(service, &request.selector)?;
-        let mut sum = self.store.sum(&SumRequest {
-            ptype,
-            service,
-            series: series.as_deref(),
-            window: request.window,
-        })?;
-        if sum.windows == 0 {
+        let selection = self.select(service, &request.selector)?;
+        let mut total = Total::empty(ptype);
+        let rounded = self
+            .reader
+            .add(service, ptype, &selection, request.window, &mut total)?;
+        let Total::Vectors(sum) = total else {
+            return Ok(());
+        };
+        if sum.windows() == 0 {
             return Ok(());
         }
-        for (kind, values) in std::mem::take(&mut sum.sums) {
+        merge.rounded_to = merge.rounded_to.max(rounded);
+        // One vector in the unit of the type, whatever the rates were.
+        let mut weighted: Vec<i128> = Vec::new();
+        let mut samples: i128 = 0;
+        for (kind, of_kind) in &sum.sums {
             merge.periods.push(kind.period);
-            let counts = values.iter().fold(0_i128, |all, v| all.saturating_add(*v));
-            merge.coverage.samples = merge
-                .coverage
-                .samples
-                .saturating_add(u64::try_from(counts.max(0)).unwrap_or(u64::MAX));
-            let tree = self.trees.get(service)?;
-            add_vector(&mut merge.tree, &trees::read(&tree), &values, kind.weight);
+            let weight = i128::from(kind.weight);
+            if weighted.len() < of_kind.values.len() {
+                weighted.resize(of_kind.values.len(), 0);
+            }
+            for (slot, value) in weighted.iter_mut().zip(&of_kind.values) {
+                samples = samples.saturating_add(*value);
+                *slot = slot.saturating_add(value.saturating_mul(weight));
+            }
         }
-        merge.coverage.windows = merge.coverage.windows.saturating_add(sum.windows);
-        let series_count = u64::try_from(sum.series.len()).unwrap_or(u64::MAX);
-        merge.coverage.series = merge.coverage.series.saturating_add(series_count);
-        merge.coverage.lost_samples = merge
-            .coverage
-            .lost_samples
-            .saturating_add(self.lost_samples(service, series.as_deref(), request.window)?);
-        merge.seconds.absorb(sum);
+        let coverage = &mut merge.coverage;
+        let samples = u64::try_from(samples.max(0)).unwrap_or(u64::MAX);
+        coverage.samples = coverage.samples.saturating_add(samples);
+        coverage.windows = coverage.windows.saturating_add(sum.windows());
+        let tree = self.trees.get(service)?;
+        let choice = Choice {
+            focus: request.focus.as_ref(),
+            ignore: request.ignore.as_ref(),
+            max_nodes: max_nodes(request),
+        };
+        let folded = flatten(&mut merge.tree, &trees::read(&tree), &weighted, &choice);
+        coverage.pruned_nodes = coverage.pruned_nodes.saturating_add(folded);
+        let series = self.active(service, ptype, &selection, request.window)?;
+        coverage.series = coverage.series.saturating_add(series);
+        let lost = self.lost_samples(service, &selection, request.window)?;
+        coverage.lost_samples = coverage.lost_samples.saturating_add(lost);
+        merge.seconds.absorb(&RangeSum {
+            seconds: sum.seconds,
+            ..RangeSum::default()
+        });
         Ok(())
+    }
+
+    /// How many series of a selection had a window on a day of `window`.
+    fn active(
+        &self,
+        service: ServiceId,
+        ptype: PtypeId,
+        selection: &Selection,
+        window: Window,
+    ) -> Result<u64, StoreError> {
+        let active = self.store.active_series(ptype, service, window)?;
+        let count = match selection.series() {
+            None => active.len(),
+            Some(series) => {
+                let is_active = |id: &&SeriesId| active.binary_search(id).is_ok();
+                series.iter().filter(is_active).count()
+            }
+        };
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
     }
 
     fn lost_samples(
         &self,
         service: ServiceId,
-        series: Option<&[SeriesId]>,
+        selection: &Selection,
         window: Window,
     ) -> Result<u64, StoreError> {
-        let mut lost: u64 = 0;
-        self.store.facts(
-            &SumRequest {
-                ptype: PtypeId::FACTS,
-                service,
-                series,
-                window,
-            },
-            &mut |_, _, facts: &Facts| lost = lost.saturating_add(facts.lost_samples),
-        )?;
-        Ok(lost)
+        let mut total = Total::empty(PtypeId::FACTS);
+        let facts = PtypeId::FACTS;
+        self.reader
+            .add(service, facts, selection, window, &mut total)?;
+        Ok(match total {
+            Total::Facts(Some((_, facts))) => facts.lost_samples,
+            _ => 0,
+        })
     }
 
     /// Divides gauges by the time they were seen, prunes and adds notes.
@@ -468,22 +503,24 @@ impl Inner {
             mut tree,
             mut coverage,
             mut periods,
-            seconds,
+            mut seconds,
+            rounded_to,
         } = merge;
+        seconds.finish();
         if stored.temporality == Temporality::Gauge {
             tree.divide(i128::from(seconds.covered_s()));
         }
         coverage.observed = Duration::from_secs(seconds.covered_s());
         periods.sort_unstable();
         periods.dedup();
-        let mut tree = prune::focus(&tree, request.focus.as_ref(), request.ignore.as_ref());
-        let max_nodes = match request.max_nodes {
-            0 => DEFAULT_MAX_NODES,
-            asked => asked,
-        };
         let pruned;
-        (tree, pruned) = prune::prune(&tree, max_nodes);
-        coverage.pruned_nodes = pruned;
+        (tree, pruned) = prune::prune(&tree, max_nodes(request));
+        coverage.pruned_nodes = coverage.pruned_nodes.saturating_add(pruned);
+        if let Some(tier) = rounded_to {
+            coverage.notes.push(format!(
+                "single windows of the edge of the range are not kept any more: it was rounded to whole {tier}s"
+            ));
+        }
         if coverage.windows == 0 {
             coverage.notes.push(
                 "no windows in this range; widen it with --since, or check the agent with `agent doctor`"
@@ -536,21 +573,14 @@ impl Inner {
                 profile_types: Vec::new(),
             };
             let mut last_s = None;
-            self.store.facts(
-                &SumRequest {
-                    ptype: PtypeId::FACTS,
-                    service,
-                    series: None,
-                    window,
-                },
-                &mut |key, _, _| last_s = last_s.max(Some(key.start_s)),
-            )?;
-            // A service without CPU profiles has no facts.
-            for (ptype, _) in types.iter().filter(|_| last_s.is_none()) {
-                let series = self.store.active_series(*ptype, service, window)?;
-                if !series.is_empty() {
+            for (ptype, _) in &types {
+                if !self
+                    .store
+                    .active_series(*ptype, service, window)?
+                    .is_empty()
+                {
                     let start = u64::try_from(window.start().seconds()).unwrap_or(0);
-                    last_s = self.directory.last_window_s(service).or(Some(start));
+                    last_s = self.last_window_s(service, *ptype, window)?.or(Some(start));
                     break;
                 }
             }
@@ -578,6 +608,43 @@ impl Inner {
         Ok(out)
     }
 
+    /// Start of the latest window of a service in `window`, from the latest
+    /// rows that are there.
+    fn last_window_s(
+        &self,
+        service: ServiceId,
+        ptype: PtypeId,
+        window: Window,
+    ) -> Result<Option<u64>, StoreError> {
+        if let Some(last_s) = self.directory.last_window_s(service)
+            && i64::try_from(last_s).is_ok_and(|last_s| last_s < window.end().seconds())
+        {
+            return Ok(Some(last_s));
+        }
+        let mut last_s = None;
+        for tier in [Tier::Window, Tier::Minute, Tier::Hour, Tier::Day] {
+            // The finer the rows, the shorter the time that is looked through.
+            let reach = Duration::from_secs(tier.length_s().saturating_mul(600));
+            let from = window.end().saturating_sub(reach).max(window.start());
+            let Ok(window) = Window::new(from, window.end()) else {
+                continue;
+            };
+            let request = SumRequest {
+                tier,
+                ptype,
+                service,
+                series: None,
+                window,
+            };
+            self.store
+                .keys(&request, &mut |key| last_s = last_s.max(Some(key.start_s)))?;
+            if last_s.is_some() {
+                break;
+            }
+        }
+        Ok(last_s)
+    }
+
     /// Thousandths of a core that a service's samples stand for: per series its
     /// value over the time it was observed, added up.
     fn millicores(
@@ -586,23 +653,28 @@ impl Inner {
         service: ServiceId,
         window: Window,
     ) -> Result<u64, StoreError> {
-        let sum = self.store.sum(&SumRequest {
-            ptype,
-            service,
-            series: None,
-            window,
-        })?;
+        let mut sum = RangeSum::default();
+        self.store.sum(
+            &SumRequest {
+                tier: Tier::Window,
+                ptype,
+                service,
+                series: None,
+                window,
+            },
+            &mut sum,
+        )?;
         let value: i128 = sum
             .sums
             .iter()
-            .map(|(kind, values)| {
-                values
+            .map(|(kind, sum)| {
+                sum.values
                     .iter()
                     .fold(0_i128, |all, v| all.saturating_add(*v))
                     .saturating_mul(i128::from(kind.weight))
             })
             .fold(0, i128::saturating_add);
-        let observed = i128::from(sum.observed_ns.max(1));
+        let observed = i128::from(sum.observed_ns().max(1));
         // Value over observed time is the mean of the series; their number
         // makes it the service.
         let series = i128::try_from(sum.series.len()).unwrap_or(0);
@@ -611,51 +683,10 @@ impl Inner {
     }
 }
 
-/// Adds a dense vector over a service's stacks, times `weight`, to `out`.
-pub(crate) fn add_vector(out: &mut CallTree, tree: &ServiceTree, values: &[i128], weight: u64) {
-    // Own values by node, and which nodes have something at or below them.
-    let nodes = tree.nodes();
-    let mut own = vec![0_i128; nodes.len()];
-    let mut live = vec![false; nodes.len()];
-    for (stack, &value) in (0_u32..).zip(values) {
-        let slot = tree.leaf(stack).and_then(|leaf| usize::try_from(leaf).ok());
-        if value != 0
-            && let Some(leaf) = slot
-            && let (Some(own), Some(live)) = (own.get_mut(leaf), live.get_mut(leaf))
-        {
-            *own = own.saturating_add(value.saturating_mul(i128::from(weight)));
-            *live = true;
-        }
-    }
-    for node in (1..nodes.len()).rev() {
-        if live.get(node) == Some(&true)
-            && let Some((parent, _)) = nodes.get(node)
-            && let Some(above) = usize::try_from(*parent).ok().and_then(|p| live.get_mut(p))
-        {
-            *above = true;
-        }
-    }
-    // A parent comes before its children, so its place in `out` is known.
-    let mut places = vec![0_usize; nodes.len()];
-    for (node, &(parent, frame)) in nodes.iter().enumerate() {
-        if live.get(node) != Some(&true) {
-            continue;
-        }
-        let above = usize::try_from(parent)
-            .ok()
-            .and_then(|parent| places.get(parent).copied())
-            .unwrap_or(0);
-        let place = if node == 0 {
-            0
-        } else {
-            match tree.frame(frame) {
-                Some(frame) => out.child(above, &frame),
-                None => out.child(above, &Frame::named(FrameKind::Synthetic, "[unknown]")),
-            }
-        };
-        if let Some(slot) = places.get_mut(node) {
-            *slot = place;
-        }
-        out.add_self(place, own.get(node).copied().unwrap_or(0));
+/// Nodes that an answer may have.
+fn max_nodes(request: &ProfileRequest) -> usize {
+    match request.max_nodes {
+        0 => DEFAULT_MAX_NODES,
+        asked => asked,
     }
 }

@@ -14,12 +14,15 @@ use std::str::FromStr;
 use crate::answer::ProfileAnswer;
 use crate::prune;
 
+pub mod diff;
 pub mod folded;
 pub mod json;
 pub mod pprof;
+pub mod sandwich;
 pub mod speedscope;
 pub mod svg;
 mod text;
+pub mod timeline;
 pub mod top;
 pub mod tree;
 

@@ -38,6 +38,11 @@ use crate::ingest::writer::{QUEUE_LENGTH, Writer};
 use crate::listen::{self, ListenError};
 use crate::metrics::Metrics;
 use crate::query::Query;
+use crate::retention::{Horizons, keep_house};
+use crate::rollup::Rollup;
+use crate::rollup::groups::Groups;
+use crate::rollup::read::RangeReader;
+use crate::rollup::rolled::Rolled;
 use crate::status::Status;
 use crate::store::rocks::RocksStore;
 use crate::store::trees::Trees;
@@ -46,8 +51,6 @@ use crate::watch::Watch;
 
 /// Name of the service under which a collector profiles itself.
 const OWN_SERVICE: &str = "collector";
-/// How often old days are dropped and sizes measured.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How long the writer may take to end once the port is closed.
 const WRITER_DRAIN: Duration = Duration::from_secs(10);
 
@@ -194,6 +197,10 @@ pub async fn start(
     let trees = Arc::new(Trees::new(Arc::clone(&store), budget));
     let directory = Arc::new(Directory::open(Arc::clone(&store))?);
     let dirty = Arc::new(Dirty::new(config.detect.step, Arc::clone(&metrics)));
+    let rolled = Arc::new(Rolled::open(&*store, clock.now())?);
+    let groups = Groups::new(Arc::clone(&store), config.store.group_by.clone());
+    let groups = Arc::new(groups);
+    let reader = RangeReader::new(Arc::clone(&store), Arc::clone(&rolled), Arc::clone(&groups));
 
     let writer = Writer::new(
         Arc::clone(&store),
@@ -201,8 +208,10 @@ pub async fn start(
         Arc::clone(&directory),
         Arc::clone(&metrics),
         Arc::clone(&dirty),
+        Arc::clone(&rolled),
+        Arc::clone(&groups),
         Arc::clone(&clock),
-        config.store.retention,
+        config.store.retention_days,
     )?;
     let (queue, waiting) = mpsc::channel(QUEUE_LENGTH);
     let writer = std::thread::Builder::new()
@@ -229,6 +238,7 @@ pub async fn start(
         Arc::clone(&store),
         Arc::clone(&trees),
         Arc::clone(&directory),
+        reader,
         Arc::clone(&clock),
     );
     let app = App::new(
@@ -241,6 +251,15 @@ pub async fn start(
 
     let stop_parts = CancellationToken::new();
     let mut parts = JoinSet::new();
+    let rollup = Rollup::new(
+        Arc::clone(&store),
+        Arc::clone(&directory),
+        Arc::clone(&rolled),
+        groups,
+        Arc::clone(&metrics),
+        Arc::clone(&clock),
+    );
+    parts.spawn(rollup.run(stop_parts.clone()));
     let watch = Watch::new(
         Arc::clone(&store),
         Arc::clone(&trees),
@@ -270,7 +289,12 @@ pub async fn start(
         trees,
         Arc::clone(&metrics),
         Arc::clone(&clock),
-        config.store.retention,
+        rolled,
+        Horizons {
+            windows: config.store.retention,
+            hours: config.store.retention_hours,
+            days: config.store.retention_days,
+        },
         stop_parts.clone(),
     ));
 
@@ -346,47 +370,4 @@ fn profile_self(config: &Config, address: SocketAddr) -> Option<Profiling> {
             None
         }
     }
-}
-
-/// Drops old days and measures sizes until `shutdown`.
-async fn keep_house(
-    store: Arc<dyn Store>,
-    trees: Arc<Trees>,
-    metrics: Arc<Metrics>,
-    clock: Arc<dyn Clock>,
-    retention: Duration,
-    shutdown: CancellationToken,
-) {
-    loop {
-        let (store, trees) = (Arc::clone(&store), Arc::clone(&trees));
-        let horizon = clock.now().saturating_sub(retention);
-        let measured = tokio::task::spawn_blocking(move || {
-            let dropped = store.drop_before(horizon);
-            (dropped, store.usage(), trees.usage().0)
-        })
-        .await;
-        match measured {
-            Ok((dropped, usage, tree_bytes)) => {
-                match dropped {
-                    Ok(0) => {}
-                    Ok(days) => info!(days, "old days dropped"),
-                    Err(failure) => error!(error = chain(&failure), "old days not dropped"),
-                }
-                metrics.store_bytes.set(signed(usage.disk_bytes));
-                let tree_bytes = u64::try_from(tree_bytes).unwrap_or(u64::MAX);
-                metrics
-                    .cache_bytes
-                    .set(signed(usage.memory_bytes.saturating_add(tree_bytes)));
-            }
-            Err(panicked) => error!(error = %panicked, "housekeeping ended early"),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(HOUSEKEEPING) => {}
-        }
-    }
-}
-
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

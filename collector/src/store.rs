@@ -14,11 +14,15 @@ use proto::status::Kind;
 use proto::value_type::{ProfileType, Temporality};
 use proto::window::{UnixNanos, Window};
 
+pub use self::keys::RowKey;
+use self::tier::Tier;
+
 mod bytes;
 pub mod keys;
 pub mod rocks;
 pub mod rows;
 pub mod segment;
+pub mod tier;
 pub mod tree;
 pub mod trees;
 
@@ -44,7 +48,8 @@ id!(
     ServiceId(u32)
 );
 id!(
-    /// A series of a service; 0 is the whole service.
+    /// A series of a service; 0 is the whole service, ids from 2^31 are groups
+    /// of series.
     SeriesId(u32)
 );
 id!(
@@ -59,6 +64,18 @@ id!(
     /// A version of a service's tree.
     Epoch(u16)
 );
+
+impl SeriesId {
+    /// The whole service.
+    pub const WHOLE: Self = Self(0);
+    /// The least id of a group of series.
+    pub const FIRST_GROUP: Self = Self(1 << 31);
+
+    /// Whether it is a group of series.
+    pub fn is_group(self) -> bool {
+        self >= Self::FIRST_GROUP
+    }
+}
 
 impl PtypeId {
     /// Rows of this type hold the facts of a window.
@@ -85,9 +102,11 @@ pub struct StoredType {
     pub temporality: Temporality,
 }
 
-/// Where a window of the finest tier lies.
+/// Where a window lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WindowKey {
+    /// [`Tier::Window`], or [`Tier::Import`] for one that came from a file.
+    pub tier: Tier,
     /// What its values count.
     pub ptype: PtypeId,
     /// The service.
@@ -100,7 +119,20 @@ pub struct WindowKey {
     pub writer: WriterId,
 }
 
-/// What one group of batches writes, all or nothing.
+/// A series had a window of a type on a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Active {
+    /// The service.
+    pub service: ServiceId,
+    /// The type.
+    pub ptype: PtypeId,
+    /// Start of the day in seconds since 1970.
+    pub day_s: u64,
+    /// The series.
+    pub series: SeriesId,
+}
+
+/// What is written together, all or nothing.
 #[derive(Debug, Default)]
 pub struct WriteGroup {
     /// Rows of the dictionary: (key, value), see [`rows`].
@@ -109,19 +141,50 @@ pub struct WriteGroup {
     pub forget: Vec<Vec<u8>>,
     /// Windows, see [`segment`].
     pub windows: Vec<(WindowKey, Vec<u8>)>,
+    /// Rows that sum windows, see [`segment`].
+    pub rows: Vec<(RowKey, Vec<u8>)>,
+    /// Which series were active.
+    pub active: Vec<Active>,
+    /// It can be computed again, so it need not be synced before `write` returns.
+    pub may_be_lost: bool,
 }
 
-/// Asks for the sum of the vectors of a selection.
+impl WriteGroup {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.dictionary.is_empty()
+            && self.forget.is_empty()
+            && self.windows.is_empty()
+            && self.rows.is_empty()
+            && self.active.is_empty()
+    }
+}
+
+/// Asks for the vectors of a selection, of one tier.
 #[derive(Clone, Debug)]
 pub struct SumRequest<'a> {
+    /// Which rows to look at.
+    pub tier: Tier,
     /// What to sum.
     pub ptype: PtypeId,
     /// Of which service.
     pub service: ServiceId,
-    /// Of which series, sorted; `None` means all.
+    /// Of which series or groups, sorted. `None` means all: every window of
+    /// [`Tier::Window`], the rows of the whole service of the coarser tiers.
     pub series: Option<&'a [SeriesId]>,
-    /// Windows that start in this time.
+    /// Windows and rows that start in this time.
     pub window: Window,
+}
+
+/// Something that the store keeps for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kept {
+    /// Windows and the rows that sum them.
+    Rows(Tier),
+    /// Feature rows.
+    Features,
+    /// Which series were active.
+    Active,
 }
 
 /// Everything a store holds beside windows and trees.
@@ -133,6 +196,12 @@ pub struct Catalog {
     pub types: Vec<(PtypeId, StoredType)>,
     /// Writers by instance.
     pub writers: Vec<([u8; 16], rows::WriterRow)>,
+    /// Per tier: the second before which everything was summed up.
+    pub rolled: Vec<(Tier, u64)>,
+    /// Per tier: the second before which rows were dropped.
+    pub dropped: Vec<(Tier, u64)>,
+    /// Windows that came after their minute had been summed up.
+    pub late: Vec<rows::Late>,
 }
 
 /// A key and its value.
@@ -142,7 +211,7 @@ pub type Change = (Vec<u8>, Option<Vec<u8>>);
 
 /// Keeps profiles. Calls block; use them from a thread that may.
 pub trait Store: StateStore {
-    /// Writes `group` at once and syncs it.
+    /// Writes `group` at once and syncs it, unless it may be lost.
     ///
     /// # Errors
     ///
@@ -156,15 +225,23 @@ pub trait Store: StateStore {
     /// [`StoreError::Read`] when the engine fails.
     fn window(&self, key: &WindowKey) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Adds up the vectors of a selection, apart by (epoch, period, weight).
+    /// The value of one row, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Read`] when the engine fails.
+    fn row(&self, key: &RowKey) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Adds the vectors of a selection to `sum`, apart by (epoch, period,
+    /// weight). Stops with [`StoreError::Cancelled`] when `sum` says so.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the engine fails or a stored value is damaged.
-    fn sum(&self, request: &SumRequest<'_>) -> Result<segment::RangeSum, StoreError>;
+    fn sum(&self, request: &SumRequest<'_>, sum: &mut segment::RangeSum) -> Result<(), StoreError>;
 
     /// Calls `visit` with key, length in nanoseconds and facts of every window
-    /// of a selection; the request's type is not looked at.
+    /// or row of a selection; the request's type is not looked at.
     ///
     /// # Errors
     ///
@@ -175,7 +252,19 @@ pub trait Store: StateStore {
         visit: &mut dyn FnMut(&WindowKey, u64, &Facts),
     ) -> Result<(), StoreError>;
 
-    /// Series that have a window of `ptype` in `window`.
+    /// Calls `visit` with the key of every window or row of a selection.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the engine fails or a key is damaged.
+    fn keys(
+        &self,
+        request: &SumRequest<'_>,
+        visit: &mut dyn FnMut(&WindowKey),
+    ) -> Result<(), StoreError>;
+
+    /// Series that have a window of `ptype` on a day that `window` touches,
+    /// sorted.
     ///
     /// # Errors
     ///
@@ -208,13 +297,24 @@ pub trait Store: StateStore {
     /// [`StoreError`] when the engine fails or a row is damaged.
     fn tree(&self, service: ServiceId) -> Result<tree::ServiceTree, StoreError>;
 
-    /// Drops every day of windows and feature rows that ended before `time`.
-    /// Returns how many days were dropped.
+    /// Groups of series of a service: id, label name and value.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the engine fails or a row is damaged.
+    fn groups(&self, service: ServiceId) -> Result<Vec<rows::Group>, StoreError>;
+
+    /// Drops what `kept` says of every stretch of time that ended before `time`.
+    /// Returns how many stretches were dropped.
     ///
     /// # Errors
     ///
     /// [`StoreError::Write`] when the engine fails.
-    fn drop_before(&self, time: UnixNanos) -> Result<usize, StoreError>;
+    fn drop_before(&self, kept: Kept, time: UnixNanos) -> Result<usize, StoreError>;
+
+    /// The stretches of time, in seconds since 1970, of which `kept` has
+    /// something; sorted.
+    fn stretches(&self, kept: Kept) -> Vec<(u64, u64)>;
 
     /// Writes feature rows, keyed by (service, step, series); a row written
     /// again replaces itself. Not synced: rows can be computed again.
@@ -243,8 +343,8 @@ pub struct Usage {
     pub disk_bytes: u64,
     /// Bytes of caches and write buffers.
     pub memory_bytes: u64,
-    /// Days that have windows.
-    pub days: usize,
+    /// Stretches of time that are dropped whole.
+    pub families: usize,
 }
 
 /// A small durable map for the state of alerts and hooks.
@@ -296,6 +396,9 @@ pub enum StoreError {
     /// A read failed.
     #[error("cannot read from the database")]
     Read(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The reader went away or the time was over.
+    #[error("the query was cancelled")]
+    Cancelled,
     /// A stored row does not make sense.
     #[error("database row {key} is damaged: {problem}")]
     Damaged {
@@ -310,7 +413,7 @@ impl StoreError {
     /// What kind of failure it is for a caller.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Write(_) | Self::Read(_) => Kind::Unavailable,
+            Self::Write(_) | Self::Read(_) | Self::Cancelled => Kind::Unavailable,
             Self::Open { .. } | Self::NewerFormat { .. } | Self::Damaged { .. } => Kind::Internal,
         }
     }

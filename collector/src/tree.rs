@@ -71,9 +71,9 @@ impl CallTree {
         self.frames.get(index(frame))
     }
 
-    /// The child of `parent` that runs `frame`, added when it is new.
-    pub fn child(&mut self, parent: usize, frame: &Frame) -> usize {
-        let frame_id = match self.frame_ids.get(frame) {
+    /// The id of `frame` among the tree's frames, added when it is new.
+    pub fn intern(&mut self, frame: &Frame) -> u32 {
+        match self.frame_ids.get(frame) {
             Some(&known) => known,
             None => {
                 let fresh = id(self.frames.len());
@@ -81,19 +81,27 @@ impl CallTree {
                 self.frame_ids.insert(frame.clone(), fresh);
                 fresh
             }
-        };
-        let parent = id(parent);
+        }
+    }
+
+    /// The child of `parent` that runs frame `frame` of [`CallTree::intern`],
+    /// added when it is new.
+    pub fn child_of(&mut self, parent: u32, frame: u32) -> u32 {
         let nodes = &mut self.nodes;
-        index(
-            *self.child_ids.entry((parent, frame_id)).or_insert_with(|| {
-                nodes.push(CallNode {
-                    parent,
-                    frame: Some(frame_id),
-                    self_value: 0,
-                });
-                id(nodes.len() - 1)
-            }),
-        )
+        *self.child_ids.entry((parent, frame)).or_insert_with(|| {
+            nodes.push(CallNode {
+                parent,
+                frame: Some(frame),
+                self_value: 0,
+            });
+            id(nodes.len() - 1)
+        })
+    }
+
+    /// The child of `parent` that runs `frame`, added when it is new.
+    pub fn child(&mut self, parent: usize, frame: &Frame) -> usize {
+        let frame = self.intern(frame);
+        index(self.child_of(id(parent), frame))
     }
 
     /// Adds `value` to node `node`'s own value.

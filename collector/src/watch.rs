@@ -23,8 +23,10 @@ use crate::detect::spin::SpinSettings;
 use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::feature::{self, StepProfile, codec};
+use crate::flatten::{Choice, flatten};
 use crate::metrics::Metrics;
-use crate::query::add_vector;
+use crate::store::segment::RangeSum;
+use crate::store::tier::Tier;
 use crate::store::trees::{self, Trees};
 use crate::store::{
     KeyValue, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, SumRequest,
@@ -114,6 +116,7 @@ impl Watch {
         };
         for service in self.directory.service_ids() {
             let request = SumRequest {
+                tier: Tier::Window,
                 ptype: PtypeId::FACTS,
                 service,
                 series: None,
@@ -254,6 +257,7 @@ impl Watch {
         series: &[SeriesId],
     ) -> Result<Option<Samples>, StoreError> {
         let request = |ptype| SumRequest {
+            tier: Tier::Window,
             ptype,
             service,
             series: Some(series),
@@ -264,17 +268,20 @@ impl Watch {
             if !stored.profile_type.is_called("cpu") {
                 continue;
             }
-            let sum = self.store.sum(&request(ptype))?;
+            let mut sum = RangeSum::default();
+            self.store.sum(&request(ptype), &mut sum)?;
             // Rows hold the time that one series was observed, on average.
             let count = u64::try_from(sum.series.len()).unwrap_or(u64::MAX).max(1);
-            samples.observed_ns = samples.observed_ns.saturating_add(sum.observed_ns / count);
+            samples.observed_ns = samples
+                .observed_ns
+                .saturating_add(sum.observed_ns() / count);
             let shared = self.trees.get(service)?;
             let stacks = trees::read(&shared);
-            for (kind, values) in sum.sums {
+            for (kind, sum) in sum.sums {
                 // Steps of one rate are the rule; at a change of rate the
                 // larger period stands for both, a few samples off.
                 samples.period_ns = samples.period_ns.max(kind.weight);
-                add_vector(&mut samples.tree, &stacks, &values, 1);
+                flatten(&mut samples.tree, &stacks, &sum.values, &Choice::ALL);
             }
         }
         if samples.observed_ns == 0 {

@@ -317,6 +317,16 @@ impl Selector {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Name and value when the one condition is that a label has a value.
+    pub fn single_equal(&self) -> Option<(&str, &str)> {
+        match &self.0[..] {
+            [only] if matches!(only.op, Op::Equal) && !only.value.is_empty() => {
+                Some((&only.name, &only.value))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Selector {

@@ -440,6 +440,24 @@ impl PprofBuilder {
 
     /// Adds a sample of `stack` (leaf first) with one value per sample type.
     pub fn add<'f>(&mut self, stack: impl IntoIterator<Item = &'f Frame>, values: Vec<i64>) {
+        self.add_labelled(stack, values, &[]);
+    }
+
+    /// As [`PprofBuilder::add`], of a sample with these string labels.
+    pub fn add_labelled<'f>(
+        &mut self,
+        stack: impl IntoIterator<Item = &'f Frame>,
+        values: Vec<i64>,
+        labels: &[(&str, &str)],
+    ) {
+        let label = labels
+            .iter()
+            .map(|(key, value)| pb::Label {
+                key: self.string(&Arc::from(*key)),
+                str: self.string(&Arc::from(*value)),
+                ..pb::Label::default()
+            })
+            .collect();
         let location_id = stack
             .into_iter()
             .map(|frame| self.location(frame))
@@ -447,7 +465,7 @@ impl PprofBuilder {
         self.profile.sample.push(pb::Sample {
             location_id,
             value: values,
-            label: Vec::new(),
+            label,
         });
     }
 
@@ -499,6 +517,20 @@ mod tests {
         assert_eq!(&read.samples[0].stack[..], &[leaf, root.clone()]);
         assert_eq!(read.samples[1].values, [-2]);
         assert_eq!(&read.samples[1].stack[..], &[root]);
+    }
+
+    #[test]
+    fn labels_of_a_sample_are_read_back() {
+        let leaf = Frame::named(FrameKind::Go, "main.main");
+        let mut builder = PprofBuilder::new(&head());
+        builder.add_labelled([&leaf], vec![-5], &[("pprof::base", "true"), ("a", "")]);
+        let read = Pprof::parse(&builder.finish(), FrameKind::Go).unwrap();
+        // A label without a text is a numeric one to every reader.
+        assert_eq!(
+            read.samples[0].labels,
+            [("pprof::base".into(), "true".into())]
+        );
+        assert_eq!(read.numeric_labels, 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use proto::pb::tepui::ingest_client::IngestClient;
 use proto::pb::tepui::query_client::QueryClient;
 use proto::status::chain;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -54,6 +55,8 @@ impl Interceptor for Bearer {
 pub struct Client {
     /// The calls.
     pub query: QueryClient<InterceptedService<Channel, Bearer>>,
+    /// The call that brings windows.
+    pub ingest: IngestClient<InterceptedService<Channel, Bearer>>,
     server: String,
 }
 
@@ -93,6 +96,7 @@ impl ClientArgs {
             ))
         })?;
         Ok(Client {
+            ingest: IngestClient::with_interceptor(channel.clone(), bearer.clone()),
             query: QueryClient::with_interceptor(channel, bearer)
                 .max_decoding_message_size(MAX_ANSWER_BYTES),
             server: self.server.clone(),

@@ -68,7 +68,7 @@ pub struct Args {
 }
 
 /// The format whose files are named like `path`.
-fn format_of(path: &Path) -> Option<Format> {
+pub(super) fn format_of(path: &Path) -> Option<Format> {
     let name = path.file_name()?.to_str()?;
     // "x.speedscope.json" is no plain JSON: the longest ending decides.
     Format::ALL

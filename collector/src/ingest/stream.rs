@@ -96,6 +96,8 @@ struct Push {
     tenant: Arc<str>,
     dictionary: SharedDictionary,
     waiting: VecDeque<Waiting>,
+    /// Whether its windows come from files.
+    is_import: bool,
     greeted: Option<[u8; limits::INSTANCE_BYTES]>,
     state: State,
     room: Arc<Semaphore>,
@@ -292,9 +294,12 @@ impl Push {
         let instance = <[u8; limits::INSTANCE_BYTES]>::try_from(hello.instance.as_slice())
             .map_err(|_| Kind::Invalid.status("instance must be 16 bytes"))?;
         let now = self.clock.now();
-        info!(version = hello.agent_version, "agent connected");
         self.greeted = Some(instance);
-        self.agents.hello(&self.tenant, instance, hello, now);
+        self.is_import = hello.import;
+        if !hello.import {
+            info!(version = hello.agent_version, "agent connected");
+            self.agents.hello(&self.tenant, instance, hello, now);
+        }
         let narrow = |limit: usize| u64::try_from(limit).unwrap_or(u64::MAX);
         let narrow32 = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
         Ok(pb::PushResponse {
@@ -347,6 +352,7 @@ impl Push {
             tenant: Arc::clone(&self.tenant),
             instance: instance.unwrap_or_default(),
             sequence,
+            is_import: self.is_import,
             windows,
             dictionary: Arc::clone(&self.dictionary),
             room: Some(room),
@@ -454,6 +460,7 @@ impl Ingest for IngestService {
             dictionary: SharedDictionary::default(),
             waiting: VecDeque::new(),
             greeted: None,
+            is_import: false,
             state: State::Open,
             room: Arc::clone(&self.room),
             unpacking: Arc::clone(&self.unpacking),

@@ -17,8 +17,11 @@ use super::writer::{Outcome, SharedDictionary, Submission, Writer, lock};
 use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::metrics::Metrics;
+use crate::rollup::groups::Groups;
+use crate::rollup::rolled::Rolled;
 use crate::store::rocks::RocksStore;
 use crate::store::segment::RangeSum;
+use crate::store::tier::Tier;
 use crate::store::tree::ServiceTree;
 use crate::store::trees::Trees;
 use crate::store::*;
@@ -69,8 +72,21 @@ impl Store for Failing {
         }
         self.inner.window(key)
     }
-    fn sum(&self, request: &SumRequest<'_>) -> Result<RangeSum, StoreError> {
-        self.inner.sum(request)
+    fn row(&self, key: &RowKey) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.row(key)
+    }
+    fn sum(&self, request: &SumRequest<'_>, sum: &mut RangeSum) -> Result<(), StoreError> {
+        self.inner.sum(request, sum)
+    }
+    fn keys(
+        &self,
+        request: &SumRequest<'_>,
+        visit: &mut dyn FnMut(&WindowKey),
+    ) -> Result<(), StoreError> {
+        self.inner.keys(request, visit)
+    }
+    fn groups(&self, service: ServiceId) -> Result<Vec<rows::Group>, StoreError> {
+        self.inner.groups(service)
     }
     fn facts(
         &self,
@@ -96,8 +112,11 @@ impl Store for Failing {
     fn tree(&self, service: ServiceId) -> Result<ServiceTree, StoreError> {
         self.inner.tree(service)
     }
-    fn drop_before(&self, time: UnixNanos) -> Result<usize, StoreError> {
-        self.inner.drop_before(time)
+    fn drop_before(&self, kept: Kept, time: UnixNanos) -> Result<usize, StoreError> {
+        self.inner.drop_before(kept, time)
+    }
+    fn stretches(&self, kept: Kept) -> Vec<(u64, u64)> {
+        self.inner.stretches(kept)
     }
     fn write_features(&self, step: UnixNanos, rows: &[KeyValue]) -> Result<(), StoreError> {
         self.inner.write_features(step, rows)
@@ -127,12 +146,15 @@ fn bench() -> Bench {
     let shared: Arc<dyn Store> = Arc::<Failing>::clone(&store);
     let trees = Arc::new(Trees::new(Arc::clone(&shared), 1 << 30));
     let metrics: Arc<Metrics> = Arc::default();
+    let groups = Arc::new(Groups::new(Arc::clone(&shared), Vec::new()));
     let writer = Writer::new(
         Arc::clone(&shared),
         Arc::clone(&trees),
         Arc::new(Directory::open(shared).unwrap()),
         Arc::clone(&metrics),
         Arc::new(Dirty::new(Duration::from_secs(60), metrics)),
+        Arc::new(Rolled::new(&Catalog::default(), 0)),
+        groups,
         Arc::new(Still(NOW)),
         Duration::from_secs(14 * 86_400),
     )
@@ -196,6 +218,7 @@ impl Stream {
             tenant: Arc::from("anonymous"),
             instance: self.instance,
             sequence,
+            is_import: false,
             windows,
             dictionary: Arc::clone(&self.dictionary),
             room: None,
@@ -223,18 +246,18 @@ fn stored(bench: &Bench) -> Vec<(String, i128)> {
         NOW.saturating_sub(Duration::from_secs(3600)),
         NOW.saturating_add(Duration::from_secs(3600)),
     );
-    let sum = bench
-        .store
-        .sum(&SumRequest {
-            ptype: PtypeId(1),
-            service: ServiceId(1),
-            series: None,
-            window: hour.unwrap(),
-        })
-        .unwrap();
+    let request = SumRequest {
+        tier: Tier::Window,
+        ptype: PtypeId(1),
+        service: ServiceId(1),
+        series: None,
+        window: hour.unwrap(),
+    };
+    let mut sum = RangeSum::default();
+    bench.store.sum(&request, &mut sum).unwrap();
     let mut out = Vec::new();
     for values in sum.sums.values() {
-        for (stack, value) in values.iter().enumerate().filter(|(_, v)| **v != 0) {
+        for (stack, value) in values.values.iter().enumerate().filter(|(_, v)| **v != 0) {
             let leaf = tree
                 .leaf(u32::try_from(stack).unwrap())
                 .expect("no dangling stack");
@@ -329,6 +352,7 @@ fn a_batch_whose_reading_fails_half_way_counts_once_when_it_comes_again() {
                 tenant: Arc::from("anonymous"),
                 instance: stream.instance,
                 sequence,
+                is_import: false,
                 windows,
                 dictionary: Arc::clone(&stream.dictionary),
                 room: None,
@@ -408,6 +432,7 @@ fn a_service_has_no_more_series_than_allowed() {
             tenant: Arc::from("anonymous"),
             instance: stream.instance,
             sequence: batch + 1,
+            is_import: false,
             windows,
             dictionary: Arc::clone(&stream.dictionary),
             room: None,

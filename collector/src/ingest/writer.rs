@@ -9,7 +9,7 @@
 //! The queue before the writer is bounded ([`QUEUE_LENGTH`]); a full queue is
 //! refused with a retry hint and counted in `tepui_ingest_refused_batches_total`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,20 +20,24 @@ use proto::profile::{Column, Facts};
 use proto::status::chain;
 use proto::value_type::{ProfileType, Temporality};
 use proto::window::{Clock, UnixNanos, Window};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tracing::{error, warn};
 
+use super::coarse::{Coarse, CoarseError};
 use super::dedupe::{self, Verdict};
 use crate::directory::{Additions, Directory};
 use crate::dirty::Dirty;
 use crate::metrics::Metrics;
-use crate::store::rows::{self, WriterRow};
+use crate::rollup::groups::Groups;
+use crate::rollup::rolled::Rolled;
+use crate::store::rows::{self, Late, WriterRow};
 use crate::store::segment::{Segment, SegmentKind, Value};
+use crate::store::tier::Tier;
 use crate::store::trees::{self, SharedTree, Trees};
 use crate::store::{
-    PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, WindowKey, WriteGroup,
-    WriterId,
+    Active, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, WindowKey,
+    WriteGroup, WriterId,
 };
 
 /// Batches that wait before the writer; more are refused with a retry hint.
@@ -51,6 +55,9 @@ const MAX_WRITERS: usize = 100_000;
 const MAX_RESOLVED: usize = 64;
 /// Least time between two rounds of what need not be done at each write.
 const CHORE_EVERY: Duration = Duration::from_secs(60);
+/// Series that are remembered to have been active; beyond it they are written
+/// once more.
+const MAX_ACTIVE: usize = 1 << 20;
 /// Most profile types of one collector.
 const MAX_TYPES: usize = 1_000;
 /// How far ahead of our clock a window may start.
@@ -92,6 +99,8 @@ pub struct Submission {
     pub instance: [u8; 16],
     /// Its number within the instance.
     pub sequence: u64,
+    /// Whether it comes from files: of any age, and kept until deleted.
+    pub is_import: bool,
     /// Its windows; those that could not be read are refused.
     pub windows: Vec<Result<WireWindow, WireWindowError>>,
     /// The dictionary that its stack ids are of.
@@ -131,6 +140,8 @@ pub struct Writer {
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
     dirty: Arc<Dirty>,
+    rolled: Arc<Rolled>,
+    groups: Arc<Groups>,
     clock: Arc<dyn Clock>,
     max_age: Duration,
     writers: FxHashMap<[u8; 16], WriterRow>,
@@ -141,10 +152,11 @@ pub struct Writer {
     forgotten: UnixNanos,
     /// Live series of full services, and when they were counted.
     live: FxHashMap<ServiceId, (UnixNanos, usize)>,
+    /// What is known to be stored of the last days' activity.
+    active: FxHashSet<Active>,
 }
 
 /// What a group has prepared and not written yet.
-#[derive(Default)]
 struct Pending {
     group: WriteGroup,
     window_index: FxHashMap<WindowKey, usize>,
@@ -156,12 +168,40 @@ struct Pending {
     /// Windows of the batch that is being prepared; they join the group when all
     /// of it could be.
     staged: BTreeMap<WindowKey, Vec<u8>>,
+    coarse: Coarse,
     touched: Vec<(ServiceId, SeriesId, u64)>,
+    /// Windows before this second are late.
+    closed: u64,
+    /// Accepted windows whose minute is open, and late ones.
+    marks: Vec<(ServiceId, PtypeId, SeriesId, u64)>,
+    late: BTreeSet<Late>,
+    active: FxHashSet<Active>,
     starts: FxHashMap<ServiceId, u64>,
     windows: u64,
 }
 
 impl Pending {
+    fn new(rolled: &Rolled) -> Self {
+        Self {
+            group: WriteGroup::default(),
+            window_index: FxHashMap::default(),
+            writers: FxHashMap::default(),
+            services: FxHashMap::default(),
+            types: FxHashMap::default(),
+            series: FxHashMap::default(),
+            trees: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            coarse: Coarse::new(rolled),
+            touched: Vec::new(),
+            closed: rolled.closed(),
+            marks: Vec::new(),
+            late: BTreeSet::new(),
+            active: FxHashSet::default(),
+            starts: FxHashMap::default(),
+            windows: 0,
+        }
+    }
+
     /// What is written under `key` by this group so far.
     fn written(&self, key: &WindowKey) -> Option<&[u8]> {
         let staged = self.staged.get(key);
@@ -175,14 +215,51 @@ impl Pending {
     }
 
     /// The batch could be prepared whole.
-    fn accept_staged(&mut self) {
+    fn accept_staged(&mut self, known: &FxHashSet<Active>) {
         for (key, value) in std::mem::take(&mut self.staged) {
+            self.note(&key, known);
+            if self.coarse.takes(&key) {
+                self.coarse.accept(&key, &value);
+                continue;
+            }
             let end = self.group.windows.len();
             let index = *self.window_index.entry(key).or_insert(end);
             match self.group.windows.get_mut(index) {
                 Some((_, place)) => *place = value,
                 None => self.group.windows.push((key, value)),
             }
+        }
+    }
+}
+
+impl Pending {
+    /// A window is accepted: its sums are to be made, or made again, and its
+    /// series was active.
+    fn note(&mut self, key: &WindowKey, known: &FxHashSet<Active>) {
+        if key.tier == Tier::Import || self.coarse.takes(key) {
+            // It has no sums, or they are changed in this very write.
+        } else if key.start_s < self.closed {
+            let late = Late {
+                minute_s: Tier::Minute.bucket(key.start_s),
+                service: key.service,
+                ptype: key.ptype,
+                series: key.series,
+            };
+            if self.late.insert(late) {
+                self.group.dictionary.push(rows::late(&late));
+            }
+        } else {
+            self.marks
+                .push((key.service, key.ptype, key.series, key.start_s));
+        }
+        let active = Active {
+            service: key.service,
+            ptype: key.ptype,
+            day_s: Tier::Day.bucket(key.start_s),
+            series: key.series,
+        };
+        if !known.contains(&active) && self.active.insert(active) {
+            self.group.active.push(active);
         }
     }
 }
@@ -206,6 +283,17 @@ enum Refuse {
     Window(WindowRefusal),
     /// The store failed: the batch must come again.
     Store(StoreError),
+    /// Too many old sums are being changed: the batch must come again.
+    Busy,
+}
+
+impl From<CoarseError> for Refuse {
+    fn from(error: CoarseError) -> Self {
+        match error {
+            CoarseError::Store(error) => error.into(),
+            CoarseError::Busy => Self::Busy,
+        }
+    }
 }
 
 impl From<StoreError> for Refuse {
@@ -228,12 +316,18 @@ impl Writer {
     /// # Errors
     ///
     /// [`StoreError`] when the catalog cannot be read.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "wiring: each is a part of its own"
+    )]
     pub fn new(
         store: Arc<dyn Store>,
         trees: Arc<Trees>,
         directory: Arc<Directory>,
         metrics: Arc<Metrics>,
         dirty: Arc<Dirty>,
+        rolled: Arc<Rolled>,
+        groups: Arc<Groups>,
         clock: Arc<dyn Clock>,
         retention: Duration,
     ) -> Result<Self, StoreError> {
@@ -246,12 +340,15 @@ impl Writer {
             next_writer: after(catalog.writers.iter().map(|(_, row)| row.writer.0).max()),
             forgotten: UnixNanos::default(),
             live: FxHashMap::default(),
+            active: FxHashSet::default(),
             writers: catalog.writers.into_iter().collect(),
             store,
             trees,
             directory,
             metrics,
             dirty,
+            rolled,
+            groups,
             clock,
             max_age: retention.min(MAX_SPOOL_AGE),
         })
@@ -275,7 +372,9 @@ impl Writer {
     /// Writes a group and answers each of its batches.
     pub fn commit(&mut self, submissions: Vec<Submission>) {
         let now = self.clock.now();
-        let mut pending = Pending::default();
+        let rolled = Arc::clone(&self.rolled);
+        let _writing = rolled.writing();
+        let mut pending = Pending::new(&rolled);
         let mut outcomes = Vec::with_capacity(submissions.len());
         for submission in &submissions {
             outcomes.push(self.prepare(submission, now, &mut pending));
@@ -287,8 +386,8 @@ impl Writer {
                 .dictionary
                 .extend(trees::read(tree).fresh_rows());
         }
-        let nothing = pending.group.dictionary.is_empty() && pending.group.windows.is_empty();
-        let written = if nothing {
+        pending.group.rows = pending.coarse.rows();
+        let written = if pending.group.is_empty() {
             Ok(())
         } else {
             Store::write(&*self.store, &pending.group)
@@ -370,6 +469,11 @@ impl Writer {
             windows: pending.starts.into_iter().collect(),
         });
         self.dirty.mark(pending.touched);
+        self.rolled.mark(pending.marks, pending.late);
+        if self.active.len() + pending.active.len() > MAX_ACTIVE {
+            self.active.clear();
+        }
+        self.active.extend(pending.active);
     }
 
     /// Removes dedupe rows of instances that cannot send anything acceptable.
@@ -457,21 +561,21 @@ impl Writer {
                 Err(Refuse::Window(WindowRefusal { code, message })) => {
                     refused.push((index, code, message));
                 }
-                Err(Refuse::Store(error)) => {
-                    error!(error = chain(&error), "batch not prepared");
-                    self.metrics.store_read_errors.inc();
+                Err(again) => {
+                    let (code, message) = self.again(&again);
                     // The batch comes again whole: nothing of it is kept now.
                     pending.staged.clear();
+                    pending.coarse.refuse();
                     pending.touched.truncate(touched);
                     return Outcome::Refused {
-                        code: RefusalCode::Unavailable,
-                        message: chain(&error),
+                        code,
+                        message,
                         retry_after: Some(RETRY_AFTER),
                     };
                 }
             }
         }
-        pending.accept_staged();
+        pending.accept_staged(&self.active);
         let now_s = u64::try_from(now.seconds()).unwrap_or(0);
         let next = dedupe::accept(&row, submission.sequence, now_s);
         pending
@@ -483,6 +587,21 @@ impl Writer {
         Outcome::Acked {
             refused,
             duplicate: false,
+        }
+    }
+
+    /// Why a batch must come again.
+    fn again(&self, refuse: &Refuse) -> (RefusalCode, String) {
+        match refuse {
+            Refuse::Store(error) => {
+                error!(error = chain(error), "batch not prepared");
+                self.metrics.store_read_errors.inc();
+                (RefusalCode::Unavailable, chain(error))
+            }
+            Refuse::Busy | Refuse::Window(_) => (
+                RefusalCode::Overloaded,
+                "many old windows came at once".to_owned(),
+            ),
         }
     }
 
@@ -503,7 +622,7 @@ impl Writer {
                 format!("window starts {ahead} s ahead of this collector's clock"),
             );
         }
-        if start < now.saturating_sub(self.max_age) {
+        if !submission.is_import && start < now.saturating_sub(self.max_age) {
             let days = now.since(start).as_secs() / 86_400;
             return refuse(
                 RefusalCode::TooOld,
@@ -513,7 +632,12 @@ impl Writer {
         let service = self.service(submission, window, pending)?;
         let series = self.series(service, window, now, pending)?;
         let start_s = u64::try_from(start.seconds()).unwrap_or(0);
+        let tier = match submission.is_import {
+            true => Tier::Import,
+            false => Tier::Window,
+        };
         let key = |ptype| WindowKey {
+            tier,
             ptype,
             service,
             start_s,
@@ -530,12 +654,15 @@ impl Writer {
         for (column, ptype) in window.columns.iter().zip(types) {
             let observed_ns = window.facts.observed_in(&window.window);
             let value = value(column, &stacks, span_ns, observed_ns);
-            self.put(key(ptype), value, pending)?;
+            self.put(key(ptype), &window.labels, value, pending)?;
         }
         let is_cpu = |column: &Column| column.profile_type.sample() == ProfileType::cpu().sample();
         if window.columns.is_empty() || window.columns.iter().any(is_cpu) {
-            self.put_facts(key(PtypeId::FACTS), span_ns, &window.facts, pending)?;
-            pending.touched.push((service, series, start_s));
+            let key = key(PtypeId::FACTS);
+            self.put_facts(key, &window.labels, span_ns, &window.facts, pending)?;
+            if !submission.is_import {
+                pending.touched.push((service, series, start_s));
+            }
         }
         let last = pending.starts.entry(service).or_default();
         *last = start_s.max(*last);
@@ -696,8 +823,14 @@ impl Writer {
     }
 
     /// Puts a window, added to what lies under its key already.
-    fn put(&self, key: WindowKey, mut value: Value, pending: &mut Pending) -> Result<(), Refuse> {
-        self.put_with(key, pending, |stored| {
+    fn put(
+        &self,
+        key: WindowKey,
+        labels: &LabelSet,
+        mut value: Value,
+        pending: &mut Pending,
+    ) -> Result<(), Refuse> {
+        self.put_with(key, labels, pending, |stored| {
             if let Some(stored) = stored {
                 let other = Value::decode(stored).map_err(|problem| {
                     StoreError::damaged(&crate::store::keys::encode(&key), problem)
@@ -711,14 +844,15 @@ impl Writer {
     fn put_facts(
         &self,
         key: WindowKey,
+        labels: &LabelSet,
         span_ns: u64,
         facts: &Facts,
         pending: &mut Pending,
     ) -> Result<(), Refuse> {
-        self.put_with(key, pending, |stored| {
+        self.put_with(key, labels, pending, |stored| {
             let earlier = stored.and_then(rows::read_facts);
             let (span_ns, facts) = match earlier {
-                Some((span, earlier)) => (span_ns.max(span), join(&earlier, facts)),
+                Some((span, earlier)) => (span_ns.max(span), rows::join_facts(&earlier, facts)),
                 None => (span_ns, *facts),
             };
             Ok(rows::facts(span_ns, &facts))
@@ -730,32 +864,25 @@ impl Writer {
     fn put_with(
         &self,
         key: WindowKey,
+        labels: &LabelSet,
         pending: &mut Pending,
         make: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, StoreError>,
     ) -> Result<(), Refuse> {
+        if pending.coarse.takes(&key) {
+            // Only in the batch itself two windows can share a key here.
+            let value = make(pending.staged.get(&key).map(Vec::as_slice))?;
+            pending
+                .coarse
+                .prepare(&key, labels, &*self.store, &self.groups)?;
+            pending.staged.insert(key, value);
+            return Ok(());
+        }
         let value = match pending.written(&key) {
             Some(written) => make(Some(written))?,
             None => make(self.store.window(&key)?.as_deref())?,
         };
         pending.staged.insert(key, value);
         Ok(())
-    }
-}
-
-/// What two windows that start in one second know together.
-fn join(a: &Facts, b: &Facts) -> Facts {
-    Facts {
-        cpu_ns: a.cpu_ns.saturating_add(b.cpu_ns),
-        rss_bytes: a.rss_bytes.max(b.rss_bytes),
-        threads_count: a.threads_count.max(b.threads_count),
-        processes_count: a.processes_count.max(b.processes_count),
-        target_start: a.target_start.max(b.target_start),
-        cpu_limit_millicores: a.cpu_limit_millicores.max(b.cpu_limit_millicores),
-        throttled_ns: a.throttled_ns.saturating_add(b.throttled_ns),
-        coverage_permille: a.coverage_permille.min(b.coverage_permille),
-        lost_samples: a.lost_samples.saturating_add(b.lost_samples),
-        dropped_labels: a.dropped_labels.saturating_add(b.dropped_labels),
-        observed_ns: a.observed_ns.saturating_add(b.observed_ns),
     }
 }
 

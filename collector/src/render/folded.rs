@@ -25,6 +25,14 @@ pub(super) fn folded_name(name: &str) -> String {
 /// Shows `visit` each node below the root, depth first and siblings by name,
 /// with the path of its names and its own value. `names` has one per frame.
 pub(super) fn walk(tree: &CallTree, names: &[String], mut visit: impl FnMut(&str, i128)) {
+    walk_nodes(tree, names, |path, node| {
+        let value = tree.nodes().get(node).map_or(0, |node| node.self_value);
+        visit(path, value);
+    });
+}
+
+/// As [`walk`], with the node itself instead of its value.
+pub(super) fn walk_nodes(tree: &CallTree, names: &[String], mut visit: impl FnMut(&str, usize)) {
     let name_at = |node: usize| {
         let frame = tree.nodes().get(node)?.frame?;
         names.get(usize::try_from(frame).ok()?)
@@ -44,8 +52,7 @@ pub(super) fn walk(tree: &CallTree, names: &[String], mut visit: impl FnMut(&str
                 path.push(';');
             }
             path.push_str(name);
-            let value = tree.nodes().get(node).map_or(0, |node| node.self_value);
-            visit(&path, value);
+            visit(&path, node);
         }
         let below = children.get(node).into_iter().flatten();
         steps.extend(

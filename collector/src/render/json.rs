@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::text;
 use super::{Format, RenderError};
-use crate::answer::ProfileAnswer;
+use crate::answer::{Coverage, ProfileAnswer};
 use crate::top;
 
 /// Number of this shape; another shape gets another number.
@@ -39,7 +39,7 @@ struct Document<'a> {
 }
 
 #[derive(Serialize)]
-struct CoverageObject<'a> {
+pub(super) struct CoverageObject<'a> {
     windows: u64,
     series: u64,
     samples: u64,
@@ -50,7 +50,7 @@ struct CoverageObject<'a> {
 }
 
 #[derive(Serialize)]
-struct FrameObject<'a> {
+pub(super) struct FrameObject<'a> {
     function: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     system_name: &'a str,
@@ -95,7 +95,7 @@ const fn kind_name(kind: FrameKind) -> &'static str {
     }
 }
 
-fn frame_object(frame: &Frame) -> FrameObject<'_> {
+pub(super) fn frame_object(frame: &Frame) -> FrameObject<'_> {
     FrameObject {
         function: &frame.function,
         system_name: &frame.system_name,
@@ -105,6 +105,36 @@ fn frame_object(frame: &Frame) -> FrameObject<'_> {
         kind: kind_name(frame.kind),
         build_id: &frame.build_id,
     }
+}
+
+pub(super) fn coverage_object(coverage: &Coverage) -> CoverageObject<'_> {
+    CoverageObject {
+        windows: coverage.windows,
+        series: coverage.series,
+        samples: coverage.samples,
+        lost_samples: coverage.lost_samples,
+        pruned_nodes: coverage.pruned_nodes,
+        observed_ns: coverage.observed.as_nanos(),
+        notes: &coverage.notes,
+    }
+}
+
+/// How values over time became one, in this interface.
+pub(super) const fn aggregation(temporality: Temporality) -> &'static str {
+    match temporality {
+        Temporality::Delta => "sum",
+        Temporality::Gauge => "average",
+    }
+}
+
+/// `document` as one line.
+pub(super) fn line(document: &impl Serialize) -> Result<Vec<u8>, RenderError> {
+    let mut bytes = serde_json::to_vec(document).map_err(|source| RenderError::Json {
+        format: Format::Json,
+        source,
+    })?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 /// Writes `answer` as one line of JSON.
@@ -120,25 +150,14 @@ pub fn render(answer: &ProfileAnswer) -> Result<Vec<u8>, RenderError> {
         schema: SCHEMA,
         profile_type: answer.profile_type.to_string(),
         unit: answer.profile_type.sample().unit(),
-        aggregation: match answer.temporality {
-            Temporality::Delta => "sum",
-            Temporality::Gauge => "average",
-        },
+        aggregation: aggregation(answer.temporality),
         period: answer.period,
         start: text::rfc3339(answer.window.start()),
         end: text::rfc3339(answer.window.end()),
         start_unix_ns: answer.window.start().get(),
         end_unix_ns: answer.window.end().get(),
         total: tree.total(),
-        coverage: CoverageObject {
-            windows: coverage.windows,
-            series: coverage.series,
-            samples: coverage.samples,
-            lost_samples: coverage.lost_samples,
-            pruned_nodes: coverage.pruned_nodes,
-            observed_ns: coverage.observed.as_nanos(),
-            notes: &coverage.notes,
-        },
+        coverage: coverage_object(coverage),
         frames: tree.frames().iter().map(frame_object).collect(),
         nodes: Nodes {
             parent: tree.nodes().iter().map(|node| node.parent).collect(),
@@ -154,10 +173,5 @@ pub fn render(answer: &ProfileAnswer) -> Result<Vec<u8>, RenderError> {
             cum: rows.iter().map(|row| row.cum).collect(),
         },
     };
-    let mut bytes = serde_json::to_vec(&document).map_err(|source| RenderError::Json {
-        format: Format::Json,
-        source,
-    })?;
-    bytes.push(b'\n');
-    Ok(bytes)
+    line(&document)
 }

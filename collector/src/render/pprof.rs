@@ -11,7 +11,7 @@ use proto::value_type::Temporality;
 use super::text;
 use crate::answer::ProfileAnswer;
 
-fn saturate(value: i128) -> i64 {
+pub(super) fn saturate(value: i128) -> i64 {
     i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
 }
 

@@ -5,8 +5,9 @@
 //! never falls apart because a sibling's name sorts between. Values that are
 //! not positive have no width and are left out.
 
-use inferno::flamegraph::color::{BasicPalette, Palette};
+use inferno::flamegraph::color::{BackgroundColor, BasicPalette, Palette};
 use inferno::flamegraph::{self, Options};
+use proto::value_type::ProfileType;
 
 use super::folded::{folded_name, walk};
 use super::{RenderContext, RenderError, text};
@@ -18,15 +19,15 @@ use crate::tree::CallTree;
 /// Nodes narrower than this share of the whole are left out, in percent.
 const MIN_WIDTH_PERCENT: f64 = 0.05;
 /// Nodes of the largest picture; the lightest others are drawn as `other`.
-const MAX_NODES: usize = 10_000;
+pub(super) const MAX_NODES: usize = 10_000;
 /// Largest total given to inferno: its arithmetic is exact up to here.
-const MAX_TOTAL: i128 = 1 << 53;
+pub(super) const MAX_TOTAL: i128 = 1 << 53;
 /// Below this many units a smaller unit is shown.
 const MIN_UNITS: i128 = 10_000;
 
 /// `name` so that inferno's line format cannot misread it: a number after a
 /// space would be a value, and a `# ` at the start a comment.
-fn safe_name(name: &str) -> String {
+pub(super) fn safe_name(name: &str) -> String {
     let name = folded_name(name);
     let name = name.trim();
     match name.rsplit_once(' ') {
@@ -60,8 +61,8 @@ fn lines(tree: &CallTree, divisor: i128) -> Vec<String> {
 }
 
 /// What counts are called, and the value of one.
-fn unit(answer: &ProfileAnswer, total: i128) -> (&'static str, i128) {
-    let units: &[(&'static str, i128)] = match answer.profile_type.sample().unit() {
+pub(super) fn unit(profile_type: &ProfileType, total: i128) -> (&'static str, i128) {
+    let units: &[(&'static str, i128)] = match profile_type.sample().unit() {
         "nanoseconds" => &[("ms", 1_000_000), ("µs", 1_000), ("ns", 1)],
         "bytes" => &[("MB", 1 << 20), ("kB", 1 << 10), ("bytes", 1)],
         _ => &[("", 1)],
@@ -92,8 +93,7 @@ fn subtitle(answer: &ProfileAnswer, context: &RenderContext) -> String {
 }
 
 /// A picture that says that there is nothing to draw.
-fn empty(answer: &ProfileAnswer, context: &RenderContext) -> String {
-    let subtitle = escape(&subtitle(answer, context));
+pub(super) fn empty(title: &str, subtitle: &str) -> String {
     format!(
         concat!(
             r#"<?xml version="1.0" encoding="UTF-8" standalone="no"?>"#,
@@ -110,9 +110,54 @@ fn empty(answer: &ProfileAnswer, context: &RenderContext) -> String {
             r#"<text x="600" y="90" font-size="14">no samples</text>"#,
             "\n</svg>\n"
         ),
-        title = escape(&context.title),
-        subtitle = subtitle,
+        title = escape(title),
+        subtitle = escape(subtitle),
     )
+}
+
+/// What is drawn around and over the frames.
+#[derive(Debug)]
+pub(super) struct Picture<'a> {
+    /// Above everything.
+    pub(super) title: &'a str,
+    /// Below the title.
+    pub(super) subtitle: &'a str,
+    /// What the counts of the lines are called.
+    pub(super) count_name: &'a str,
+    /// What a count is multiplied by when it is shown.
+    pub(super) factor: f64,
+    /// Colours of frames whose line has one count.
+    pub(super) palette: BasicPalette,
+    /// Behind the frames; `None` is what goes with the colours.
+    pub(super) background: Option<BackgroundColor>,
+    /// Of lines with two counts: whether red is where the second is smaller.
+    pub(super) negate_differentials: bool,
+}
+
+/// Draws `lines`, which are depth first with a node before those below it.
+///
+/// # Errors
+///
+/// [`RenderError::Svg`] if inferno fails, as it does when all counts are zero.
+pub(super) fn draw(mut lines: Vec<String>, picture: &Picture<'_>) -> Result<Vec<u8>, RenderError> {
+    // Inferno reverses the lines of a flame chart and, unlike those of a flame
+    // graph, neither sorts them nor insists on their order.
+    lines.reverse();
+    let mut options = Options::default();
+    options.title = text::printable(picture.title).into_owned();
+    options.subtitle = Some(text::printable(picture.subtitle).into_owned());
+    options.colors = Palette::Basic(picture.palette);
+    options.bgcolors = picture.background;
+    options.negate_differentials = picture.negate_differentials;
+    options.deterministic = true;
+    options.flame_chart = true;
+    options.count_name = picture.count_name.to_owned();
+    options.factor = picture.factor;
+    options.min_width = MIN_WIDTH_PERCENT;
+    let mut svg = Vec::new();
+    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
+        .map_err(RenderError::Svg)?;
+    Ok(svg)
 }
 
 /// Draws `answer`; an answer without a positive value says "no samples".
@@ -128,28 +173,23 @@ pub fn render(answer: &ProfileAnswer, context: &RenderContext) -> Result<Vec<u8>
         .iter()
         .fold(0, |sum, node| positive(sum, node.self_value));
     let divisor = total / MAX_TOTAL + 1;
-    let mut lines = lines(&tree, divisor);
+    let lines = lines(&tree, divisor);
+    let subtitle = subtitle(answer, context);
     if lines.is_empty() {
-        return Ok(empty(answer, context).into_bytes());
+        return Ok(empty(&context.title, &subtitle).into_bytes());
     }
-    // Inferno reverses the lines of a flame chart and, unlike those of a flame
-    // graph, neither sorts them nor insists on their order.
-    lines.reverse();
-    let (count_name, size) = unit(answer, total);
-    let mut options = Options::default();
-    options.title = text::printable(&context.title).into_owned();
-    options.subtitle = Some(text::printable(&subtitle(answer, context)).into_owned());
-    options.colors = Palette::Basic(match answer.profile_type.sample().unit() {
-        "bytes" => BasicPalette::Mem,
-        _ => BasicPalette::Hot,
-    });
-    options.deterministic = true;
-    options.flame_chart = true;
-    options.count_name = count_name.to_owned();
-    options.factor = text::ratio(divisor, size);
-    options.min_width = MIN_WIDTH_PERCENT;
-    let mut svg = Vec::new();
-    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
-        .map_err(RenderError::Svg)?;
-    Ok(svg)
+    let (count_name, size) = unit(&answer.profile_type, total);
+    let picture = Picture {
+        title: &context.title,
+        subtitle: &subtitle,
+        count_name,
+        factor: text::ratio(divisor, size),
+        palette: match answer.profile_type.sample().unit() {
+            "bytes" => BasicPalette::Mem,
+            _ => BasicPalette::Hot,
+        },
+        background: None,
+        negate_differentials: false,
+    };
+    draw(lines, &picture)
 }

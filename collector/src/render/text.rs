@@ -88,12 +88,15 @@ const COUNT: [Unit; 4] = [
 impl Unit {
     /// The largest unit of `profile_type` in which `value` is at least one.
     pub(super) fn for_value(profile_type: &ProfileType, value: i128) -> Self {
+        Self::for_size(profile_type, approximate(value).abs())
+    }
+
+    fn for_size(profile_type: &ProfileType, size: f64) -> Self {
         let units: &[Self] = match profile_type.sample().unit() {
             "nanoseconds" => &TIME,
             "bytes" => &BYTES,
             _ => &COUNT,
         };
-        let size = approximate(value).abs();
         let smallest = Self {
             size: 1.0,
             name: "",
@@ -110,13 +113,22 @@ impl Unit {
         if self.size <= 1.0 {
             return format!("{value}{}", self.name);
         }
-        let number = format!("{:.2}", approximate(value) / self.size);
+        self.show_float(approximate(value))
+    }
+
+    fn show_float(self, value: f64) -> String {
+        let number = format!("{:.2}", value / self.size);
         let number = number.strip_suffix(".00").unwrap_or(&number);
         match number {
             "0" | "-0" => "0".to_owned(),
             _ => format!("{number}{}", self.name),
         }
     }
+}
+
+/// As [`show`], of a value that need not be whole.
+pub(super) fn show_float(profile_type: &ProfileType, value: f64) -> String {
+    Unit::for_size(profile_type, value.abs()).show_float(value)
 }
 
 /// `value` in the unit that suits it.
@@ -150,16 +162,26 @@ pub(super) fn percent(value: i128, total: i128, digits: usize) -> String {
 /// Cores that `value` nanoseconds of CPU keep busy in the observed time;
 /// `None` when the type is no CPU time or no time was observed.
 pub(super) fn cores(answer: &ProfileAnswer, value: i128) -> Option<f64> {
-    let sample = answer.profile_type.sample();
-    let observed = answer.coverage.observed.as_secs_f64();
+    cores_in(&answer.profile_type, answer.coverage.observed, value)
+}
+
+/// As [`cores`], of a profile type and an observed time.
+pub(super) fn cores_in(profile_type: &ProfileType, observed: Duration, value: i128) -> Option<f64> {
+    let sample = profile_type.sample();
+    let observed = observed.as_secs_f64();
     (sample.kind() == "cpu" && sample.unit() == "nanoseconds" && observed > 0.0)
         .then(|| approximate(value) / 1e9 / observed)
 }
 
 /// The sample type's name, marked when values are averages.
 pub(super) fn type_label(answer: &ProfileAnswer) -> String {
-    let kind = answer.profile_type.sample().kind();
-    match answer.temporality {
+    label_of(&answer.profile_type, answer.temporality)
+}
+
+/// As [`type_label`], of a profile type and how its values behave.
+pub(super) fn label_of(profile_type: &ProfileType, temporality: Temporality) -> String {
+    let kind = profile_type.sample().kind();
+    match temporality {
         Temporality::Delta => kind.to_owned(),
         Temporality::Gauge => format!("{kind} (average over time)"),
     }

@@ -17,21 +17,18 @@ use crate::top::name_of;
 use crate::tree::CallTree;
 
 /// Least total of a node with a line of its own, in thousandths of the whole.
-const MIN_TOTAL_PER_MILLE: i128 = 5;
+pub(super) const MIN_TOTAL_PER_MILLE: i128 = 5;
 /// Lines at which the least total begins to rise.
-const MAX_LINES: usize = 250;
+pub(super) const MAX_LINES: usize = 250;
 /// Callees without lines of their own get one together when there are others
 /// beside them, or when they hold at least one part in this many of the whole.
-const LONE_REST: i128 = 20;
+pub(super) const LONE_REST: i128 = 20;
 /// Deepest node with a line of its own.
-const MAX_DEPTH: usize = 128;
+pub(super) const MAX_DEPTH: usize = 128;
 /// Width of a pipe's lines, for the bar only.
-const PIPE_COLUMNS: usize = 100;
+pub(super) const PIPE_COLUMNS: usize = 100;
 /// `100.0%`, a value and the gaps between them and the bar.
 const NUMBERS_COLUMNS: usize = 6 + 1 + 8 + 2;
-
-/// Columns of the line that explains the bars; a narrower terminal has none.
-const LEGEND_COLUMNS: usize = 48;
 
 const DIM: Ansi = Ansi::new().dimmed();
 
@@ -51,6 +48,24 @@ enum Subject {
     Rest(usize),
 }
 
+/// What a drawing calls its parts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Words {
+    /// The root.
+    pub(super) root: &'static str,
+    /// The bright part of a bar.
+    pub(super) own: &'static str,
+    /// The pale part of a bar.
+    pub(super) below: &'static str,
+}
+
+/// Words of a flame graph.
+const FLAME_GRAPH: Words = Words {
+    root: "all",
+    own: "the function itself",
+    below: "what it calls",
+};
+
 /// One line to come.
 struct Entry {
     subject: Subject,
@@ -67,6 +82,7 @@ struct Entry {
 struct Drawing<'a> {
     answer: &'a ProfileAnswer,
     style: &'a Style,
+    words: Words,
     tree: CallTree,
     totals: Vec<i128>,
     children: Vec<Vec<u32>>,
@@ -76,7 +92,7 @@ struct Drawing<'a> {
 }
 
 /// `value` of `whole` in `columns` cells, rounded, within them.
-fn cells(value: i128, whole: i128, columns: usize) -> usize {
+pub(super) fn cells(value: i128, whole: i128, columns: usize) -> usize {
     let limit = i128::try_from(columns).unwrap_or(0);
     // Both halve until the product fits; the ratio stays.
     let (mut value, mut whole) = (value.max(0), whole.max(1));
@@ -88,8 +104,18 @@ fn cells(value: i128, whole: i128, columns: usize) -> usize {
     usize::try_from(rounded.clamp(0, limit)).unwrap_or(columns)
 }
 
+/// What is drawn before a name, and before those below it, where calls fork;
+/// nothing in a chain of single calls.
+pub(super) const fn fork(chain: bool, last: bool) -> (&'static str, &'static str) {
+    match (chain, last) {
+        (true, _) => ("", ""),
+        (false, false) => ("├─ ", "│  "),
+        (false, true) => ("└─ ", "   "),
+    }
+}
+
 impl<'a> Drawing<'a> {
-    fn new(answer: &'a ProfileAnswer, style: &'a Style) -> Self {
+    fn new(answer: &'a ProfileAnswer, words: Words, style: &'a Style) -> Self {
         let tree = prune::fold_lines(&answer.tree);
         let totals = tree.totals();
         let whole = totals.first().copied().unwrap_or(0);
@@ -111,6 +137,7 @@ impl<'a> Drawing<'a> {
         Self {
             answer,
             style,
+            words,
             tree,
             totals,
             children,
@@ -147,17 +174,15 @@ impl<'a> Drawing<'a> {
     /// The line that explains the bars.
     fn legend(&self) -> String {
         let (bright, pale) = self.colors(Subject::Node(0), self.whole);
-        if self
-            .style
-            .columns()
-            .is_some_and(|columns| columns < LEGEND_COLUMNS)
-        {
+        let Words { own, below, .. } = self.words;
+        let needed = text::width(&format!("Bars:  ██ {own}  ██ {below}"));
+        if self.style.columns().is_some_and(|columns| columns < needed) {
             return String::new();
         }
         let bright = self.style.paint(bright, "██");
         let pale = self.style.paint(pale, &self.pale_cell().repeat(2));
         let label = self.style.paint(DIM, "Bars:  ");
-        format!("{label}{bright} the function itself  {pale} what it calls\n")
+        format!("{label}{bright} {own}  {pale} {below}\n")
     }
 
     fn bar(&self, subject: Subject, span: Span) -> String {
@@ -237,7 +262,10 @@ impl<'a> Drawing<'a> {
 
     fn label(&self, node: usize, ansi: Ansi, room: Option<usize>) -> String {
         match self.tree.frame_of(node) {
-            None => self.style.paint(ansi, "all"),
+            None => {
+                let root = text::cut(self.words.root, room.unwrap_or(usize::MAX));
+                self.style.paint(ansi, &root)
+            }
             Some(frame) => {
                 let Frame { file, line, .. } = frame;
                 let name = name_of(frame);
@@ -293,11 +321,7 @@ impl<'a> Drawing<'a> {
             .into_iter()
             .enumerate()
             .map(|(at, (subject, span))| {
-                let (fork, below) = match (chain, at == last) {
-                    (true, _) => ("", ""),
-                    (false, false) => ("├─ ", "│  "),
-                    (false, true) => ("└─ ", "   "),
-                };
+                let (fork, below) = fork(chain, at == last);
                 Entry {
                     subject,
                     depth: entry.depth + 1,
@@ -337,12 +361,17 @@ impl<'a> Drawing<'a> {
 /// Draws the tree; an answer whose total is not positive says "no samples".
 pub fn render(answer: &ProfileAnswer, context: &RenderContext, style: &Style) -> String {
     let mut out = head(answer, context, style);
-    let drawing = Drawing::new(answer, style);
+    out.push_str(&draw(answer, FLAME_GRAPH, style));
+    out
+}
+
+/// The drawing without a head, in these words.
+pub(super) fn draw(answer: &ProfileAnswer, words: Words, style: &Style) -> String {
+    let drawing = Drawing::new(answer, words, style);
     if drawing.whole <= 0 {
-        out.push_str(&style.line(Ansi::new(), "no samples"));
-        return out;
+        return style.line(Ansi::new(), "no samples");
     }
-    out.push_str(&drawing.legend());
+    let mut out = drawing.legend();
     out.push('\n');
     drawing.draw(&mut out);
     out

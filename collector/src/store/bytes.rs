@@ -44,6 +44,21 @@ impl<'a> Reader<'a> {
         Some(first)
     }
 
+    /// A number that is known to fit 32 bits, such as a step between ids.
+    #[inline]
+    pub(super) fn small(&mut self) -> Option<u32> {
+        let mut value: u64 = 0;
+        for (shift, &byte) in (0_u32..35).step_by(7).zip(self.0) {
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                let read = usize::try_from(shift / 7 + 1).ok()?;
+                self.0 = self.0.get(read..)?;
+                return u32::try_from(value).ok();
+            }
+        }
+        None
+    }
+
     #[inline]
     pub(super) fn varint(&mut self) -> Option<u128> {
         // Most stored numbers are below 128.
@@ -51,6 +66,10 @@ impl<'a> Reader<'a> {
         if first < 0x80 {
             return Some(u128::from(first));
         }
+        self.long_varint(first)
+    }
+
+    fn long_varint(&mut self, first: u8) -> Option<u128> {
         let mut value = u128::from(first & 0x7f);
         for shift in (7u32..).step_by(7) {
             let byte = self.byte()?;
@@ -116,6 +135,13 @@ mod tests {
             prop_assert_eq!(reader.varint(), Some(value));
             prop_assert_eq!(reader.zigzag(), Some(signed));
             prop_assert!(reader.is_empty());
+        }
+
+        #[test]
+        fn small_numbers_read_as_long_ones_do(value: u64) {
+            let mut out = Vec::new();
+            put_varint(&mut out, value.into());
+            prop_assert_eq!(Reader(&out).small(), u32::try_from(value).ok());
         }
 
         #[test]

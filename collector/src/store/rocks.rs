@@ -1,8 +1,8 @@
 //! The store on an embedded RocksDB.
 //!
-//! Column families: `dictionary` and `state` for ever, `w10/<day>` and
-//! `feature/<day>` per day, dropped whole. Windows and the dictionary rows they
-//! need go in one synced write batch.
+//! Column families: `dictionary` and `state` for ever; windows, rows, feature
+//! rows and activity in families of a stretch of time each, dropped whole.
+//! Windows and the dictionary rows they need go in one synced write batch.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,14 @@ use rocksdb::{
     DBWithThreadMode, MultiThreaded, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use super::keys::{self, DAY_S};
+use super::keys::{self, RowKey};
 use super::rows;
 use super::segment::RangeSum;
+use super::tier::{HOUR_S, Tier};
 use super::tree::ServiceTree;
 use super::{
-    Catalog, Change, Epoch, KeyValue, PtypeId, SeriesId, ServiceId, StateStore, Store, StoreError,
-    SumRequest, Usage, WindowKey, WriteGroup,
+    Catalog, Change, Epoch, Kept, KeyValue, PtypeId, SeriesId, ServiceId, StateStore, Store,
+    StoreError, SumRequest, Usage, WindowKey, WriteGroup, WriterId,
 };
 
 type Db = DBWithThreadMode<MultiThreaded>;
@@ -44,7 +45,7 @@ pub struct RocksStore {
     db: Db,
     path: PathBuf,
     cache: Cache,
-    /// Names of the families of days; held while one is made or dropped.
+    /// Names of the families that are dropped one day; held while one is made or dropped.
     families: Mutex<BTreeSet<String>>,
 }
 
@@ -81,8 +82,17 @@ fn family_options(cache: &Cache) -> Options {
     options
 }
 
-fn is_of_a_day(name: &str) -> bool {
-    keys::day_of_family(name).is_some()
+fn is_dropped_one_day(name: &str) -> bool {
+    keys::span_of_family(name).is_some()
+}
+
+/// What the names of the families of `kept` begin with.
+fn family_prefix(kept: Kept) -> &'static str {
+    match kept {
+        Kept::Rows(tier) => tier.family_name(),
+        Kept::Features => "feature",
+        Kept::Active => "active",
+    }
 }
 
 /// The first key after every key that begins with `prefix`; `None` at the end.
@@ -149,7 +159,12 @@ impl RocksStore {
             db,
             path: path.to_owned(),
             cache,
-            families: Mutex::new(names.into_iter().filter(|name| is_of_a_day(name)).collect()),
+            families: Mutex::new(
+                names
+                    .into_iter()
+                    .filter(|name| is_dropped_one_day(name))
+                    .collect(),
+            ),
         };
         store.check_format()?;
         Ok(store)
@@ -186,7 +201,7 @@ impl RocksStore {
             .ok_or_else(|| StoreError::Read(format!("column family {name:?} is missing").into()))
     }
 
-    fn days(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn kept_families(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.families.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -195,16 +210,23 @@ impl RocksStore {
         if let Some(family) = self.db.cf_handle(name) {
             return Ok(family);
         }
-        let mut days = self.days();
+        let mut families = self.kept_families();
         if self.db.cf_handle(name).is_none() {
             self.db
                 .create_cf(name, &family_options(&self.cache))
                 .map_err(write_error)?;
-            days.insert(name.to_owned());
+            families.insert(name.to_owned());
         }
         self.db.cf_handle(name).ok_or_else(|| {
             StoreError::Write(format!("column family {name:?} was dropped meanwhile").into())
         })
+    }
+
+    fn get(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.db.cf_handle(family) {
+            None => Ok(None),
+            Some(family) => self.db.get_cf(&family, key).map_err(read_error),
+        }
     }
 
     /// Calls `visit` with every entry of `family` from `from` until `until`.
@@ -237,9 +259,8 @@ impl RocksStore {
         self.entries(family, prefix, after(prefix), visit)
     }
 
-    /// Calls `visit` with every window of (ptype, service) that starts in
-    /// `window` and whose series `series` admits.
-    fn windows(
+    /// Calls `visit` with every window or row of a selection.
+    fn rows_of(
         &self,
         request: &SumRequest<'_>,
         mut visit: impl FnMut(&WindowKey, &[u8]) -> Result<(), StoreError>,
@@ -248,49 +269,211 @@ impl RocksStore {
         if from >= until {
             return Ok(());
         }
-        for day in self.days_between(from, until, "w10/") {
-            let Some(family) = self.db.cf_handle(&keys::fine_family(day)) else {
+        let whole = [SeriesId::WHOLE];
+        let series = match (request.tier, request.series) {
+            (Tier::Window | Tier::Import, all_or_some) => all_or_some,
+            (_, None) => Some(&whole[..]),
+            (_, some) => some,
+        };
+        let families = match request.tier {
+            Tier::Import => vec![(0, keys::family(Tier::Import, 0))],
+            tier => self.families_between(Kept::Rows(tier), from, until),
+        };
+        for (start_s, name) in families {
+            let Some(family) = self.db.cf_handle(&name) else {
                 continue;
             };
-            let day_start = day.saturating_mul(DAY_S);
-            let first = keys::hour(from.max(day_start));
-            let last = keys::hour((until - 1).min(day_start + DAY_S - 1));
-            for hour in first..=last {
-                let prefix = keys::hour_prefix(request.ptype, request.service, hour);
-                let mut visit_row = |key: &[u8], value: &[u8]| {
-                    let key = keys::decode(day, key)
-                        .ok_or_else(|| StoreError::damaged(key, "not a window's key"))?;
-                    if (from..until).contains(&key.start_s) {
-                        visit(&key, value)?;
+            let mut scan = Scan {
+                iterator: self.db.raw_iterator_cf_opt(&family, ReadOptions::default()),
+                ptype: request.ptype,
+                service: request.service,
+                visit: &mut visit,
+            };
+            let end = start_s.saturating_add(request.tier.family_s());
+            let (from, until) = (from.max(start_s), until.min(end));
+            match request.tier {
+                Tier::Import => scan.imports(from, until, series)?,
+                Tier::Window | Tier::Minute => scan.hours(from, until, series)?,
+                Tier::Hour | Tier::Day => {
+                    for id in series.unwrap_or_default() {
+                        scan.buckets(request.tier, from, until, *id)?;
                     }
-                    Ok(())
-                };
-                match request.series {
-                    None => self.prefixed(&family, &prefix, &mut visit_row)?,
-                    Some(series) => {
-                        for id in series {
-                            let prefix = [&prefix[..], &id.0.to_be_bytes()].concat();
-                            self.prefixed(&family, &prefix, &mut visit_row)?;
+                }
+            }
+            scan.iterator.status().map_err(read_error)?;
+        }
+        Ok(())
+    }
+
+    /// Families of `kept` that `[from, until)` touches: their first second and
+    /// their name, in order of time.
+    fn families_between(&self, kept: Kept, from: u64, until: u64) -> Vec<(u64, String)> {
+        let prefix = family_prefix(kept);
+        let mut found: Vec<(u64, String)> = self
+            .kept_families()
+            .iter()
+            .filter(|name| name.split_once('/').is_some_and(|(tier, _)| tier == prefix))
+            .filter_map(|name| Some((keys::span_of_family(name)?, name)))
+            .filter(|((start, end), _)| *start < until && from < *end)
+            .map(|((start, _), name)| (start, name.clone()))
+            .collect();
+        found.sort_unstable();
+        found
+    }
+}
+
+/// Goes through the rows of one family.
+struct Scan<'a, 'v, V> {
+    iterator: rocksdb::DBRawIteratorWithThreadMode<'a, Db>,
+    ptype: PtypeId,
+    service: ServiceId,
+    visit: &'v mut V,
+}
+
+impl<V: FnMut(&WindowKey, &[u8]) -> Result<(), StoreError>> Scan<'_, '_, V> {
+    /// Windows or minutes that start in `[from, until)`, all within one day.
+    fn hours(
+        &mut self,
+        from: u64,
+        until: u64,
+        series: Option<&[SeriesId]>,
+    ) -> Result<(), StoreError> {
+        let mut start = from;
+        while start < until {
+            let end = until.min(Tier::Hour.bucket(start).saturating_add(HOUR_S));
+            match series {
+                None => self.all_of_hour(start, end)?,
+                Some(list) => {
+                    for id in list {
+                        self.seek(start, *id);
+                        while let Some(key) = self.key(start)?
+                            && key.series == *id
+                            && key.start_s < end
+                        {
+                            self.take(&key)?;
                         }
                     }
                 }
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Windows of every series that start in `[start, end)`, within one hour.
+    /// What lies between is skipped, not read.
+    fn all_of_hour(&mut self, start: u64, end: u64) -> Result<(), StoreError> {
+        self.seek(start, SeriesId(0));
+        while let Some(key) = self.key(start)? {
+            if key.start_s < start {
+                self.seek(start, key.series);
+            } else if key.start_s < end {
+                self.take(&key)?;
+            } else if let Some(next) = key.series.0.checked_add(1) {
+                self.seek(start, SeriesId(next));
+            } else {
+                break;
             }
         }
         Ok(())
     }
 
-    /// Days with a family of `tier` among those that `[from, until)` touches.
-    fn days_between(&self, from: u64, until: u64, tier: &str) -> Vec<u64> {
-        let range = keys::day(from)..=keys::day(until.saturating_sub(1));
-        let mut days: Vec<u64> = self
-            .days()
-            .iter()
-            .filter(|name| name.starts_with(tier))
-            .filter_map(|name| keys::day_of_family(name))
-            .filter(|day| range.contains(day))
-            .collect();
-        days.sort_unstable();
-        days
+    fn seek(&mut self, start_s: u64, series: SeriesId) {
+        self.iterator.seek(keys::encode(&WindowKey {
+            tier: Tier::Window,
+            ptype: self.ptype,
+            service: self.service,
+            start_s,
+            series,
+            writer: WriterId(0),
+        }));
+    }
+
+    /// The key at hand, if it is of this type and service and of the hour of
+    /// `start_s`.
+    fn key(&self, start_s: u64) -> Result<Option<WindowKey>, StoreError> {
+        let prefix = keys::hour_prefix(self.ptype, self.service, keys::hour(start_s));
+        match self.iterator.key() {
+            Some(key) if key.starts_with(&prefix) => keys::decode(keys::day(start_s), key)
+                .map(Some)
+                .ok_or_else(|| StoreError::damaged(key, "not a window's key")),
+            _ => Ok(None),
+        }
+    }
+
+    fn take(&mut self, key: &WindowKey) -> Result<(), StoreError> {
+        if let Some(value) = self.iterator.value() {
+            (self.visit)(key, value)?;
+        }
+        self.iterator.next();
+        Ok(())
+    }
+
+    /// Imported windows that start in `[from, until)`: there are few.
+    fn imports(
+        &mut self,
+        from: u64,
+        until: u64,
+        series: Option<&[SeriesId]>,
+    ) -> Result<(), StoreError> {
+        let prefix = keys::service_prefix(self.ptype, self.service);
+        self.iterator.seek(prefix);
+        while let Some(bytes) = self.iterator.key()
+            && bytes.starts_with(&prefix)
+        {
+            let key = keys::decode_import(bytes)
+                .ok_or_else(|| StoreError::damaged(bytes, "not an imported window's key"))?;
+            let is_meant = series.is_none_or(|list| list.binary_search(&key.series).is_ok());
+            if is_meant && (from..until).contains(&key.start_s) {
+                self.take(&key)?;
+            } else {
+                self.iterator.next();
+            }
+        }
+        Ok(())
+    }
+
+    /// Hours or days of one series that start in `[from, until)`.
+    fn buckets(
+        &mut self,
+        tier: Tier,
+        from: u64,
+        until: u64,
+        series: SeriesId,
+    ) -> Result<(), StoreError> {
+        let length = tier.length_s();
+        let row = |start_s| RowKey {
+            tier,
+            ptype: self.ptype,
+            service: self.service,
+            series,
+            start_s,
+        };
+        let prefix = keys::row_prefix(self.ptype, self.service, series);
+        let first = keys::encode_row(&row(from.div_ceil(length).saturating_mul(length)));
+        self.iterator.seek(first);
+        while let Some(bytes) = self.iterator.key()
+            && bytes.starts_with(&prefix)
+        {
+            let bucket = bytes
+                .get(prefix.len()..)
+                .and_then(|bytes| bytes.try_into().ok())
+                .map(u32::from_be_bytes)
+                .ok_or_else(|| StoreError::damaged(bytes, "not a row's key"))?;
+            let start_s = u64::from(bucket).saturating_mul(length);
+            if start_s >= until {
+                break;
+            }
+            self.take(&WindowKey {
+                tier,
+                ptype: self.ptype,
+                service: self.service,
+                start_s,
+                series,
+                writer: WriterId(0),
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -334,31 +517,42 @@ impl Store for RocksStore {
             batch.delete_cf(&dictionary, key);
         }
         for (key, value) in &group.windows {
-            let family = self.family_or_new(&keys::fine_family(keys::day(key.start_s)))?;
-            batch.put_cf(&family, keys::encode(key), value);
+            let family = self.family_or_new(&keys::family(key.tier, key.start_s))?;
+            batch.put_cf(&family, keys::encode_window(key), value);
         }
-        self.db.write_opt(batch, &synced()).map_err(write_error)
+        for (key, value) in &group.rows {
+            let family = self.family_or_new(&keys::family(key.tier, key.start_s))?;
+            batch.put_cf(&family, keys::encode_row(key), value);
+        }
+        for active in &group.active {
+            let family = self.family_or_new(&keys::active_family(active.day_s))?;
+            let key = keys::active(active.service, active.ptype, active.day_s, active.series);
+            batch.put_cf(&family, key, []);
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(!group.may_be_lost);
+        self.db.write_opt(batch, &options).map_err(write_error)
     }
 
     fn window(&self, key: &WindowKey) -> Result<Option<Vec<u8>>, StoreError> {
-        let name = keys::fine_family(keys::day(key.start_s));
-        match self.db.cf_handle(&name) {
-            None => Ok(None),
-            Some(family) => self
-                .db
-                .get_cf(&family, keys::encode(key))
-                .map_err(read_error),
-        }
+        self.get(
+            &keys::family(key.tier, key.start_s),
+            &keys::encode_window(key),
+        )
     }
 
-    fn sum(&self, request: &SumRequest<'_>) -> Result<RangeSum, StoreError> {
-        let mut sum = RangeSum::default();
-        self.windows(request, |key, value| {
+    fn row(&self, key: &RowKey) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(&keys::family(key.tier, key.start_s), &keys::encode_row(key))
+    }
+
+    fn sum(&self, request: &SumRequest<'_>, sum: &mut RangeSum) -> Result<(), StoreError> {
+        self.rows_of(request, |key, value| {
+            if sum.is_cancelled() {
+                return Err(StoreError::Cancelled);
+            }
             sum.add(key.series, key.start_s, value)
                 .map_err(|problem| StoreError::damaged(&keys::encode(key), problem))
-        })?;
-        sum.finish();
-        Ok(sum)
+        })
     }
 
     fn facts(
@@ -370,10 +564,21 @@ impl Store for RocksStore {
             ptype: PtypeId::FACTS,
             ..request.clone()
         };
-        self.windows(&request, |key, value| {
+        self.rows_of(&request, |key, value| {
             let (span_ns, facts) = rows::read_facts(value)
                 .ok_or_else(|| StoreError::damaged(&keys::encode(key), "unreadable facts"))?;
             visit(key, span_ns, &facts);
+            Ok(())
+        })
+    }
+
+    fn keys(
+        &self,
+        request: &SumRequest<'_>,
+        visit: &mut dyn FnMut(&WindowKey),
+    ) -> Result<(), StoreError> {
+        self.rows_of(request, |key, _| {
+            visit(key);
             Ok(())
         })
     }
@@ -384,22 +589,48 @@ impl Store for RocksStore {
         service: ServiceId,
         window: Window,
     ) -> Result<Vec<SeriesId>, StoreError> {
-        let request = SumRequest {
-            ptype,
-            service,
-            series: None,
-            window,
-        };
+        let (from, until) = seconds(window);
         let mut series = Vec::new();
-        self.windows(&request, |key, _| {
-            if series.last() != Some(&key.series) {
-                series.push(key.series);
-            }
-            Ok(())
-        })?;
+        if from >= until {
+            return Ok(series);
+        }
+        let from = Tier::Day.bucket(from);
+        for (start, name) in self.families_between(Kept::Active, from, until) {
+            let Some(family) = self.db.cf_handle(&name) else {
+                continue;
+            };
+            let first = from.max(start);
+            let last = until.min(start.saturating_add(keys::ACTIVE_FAMILY_S)) - 1;
+            let end = after(&keys::active_prefix(service, ptype, last));
+            self.entries(
+                &family,
+                &keys::active_prefix(service, ptype, first),
+                end,
+                |key, _| {
+                    let id = keys::series_of_active(key)
+                        .ok_or_else(|| StoreError::damaged(key, "not an activity's key"))?;
+                    if series.last() != Some(&id) {
+                        series.push(id);
+                    }
+                    Ok(())
+                },
+            )?;
+        }
         series.sort_unstable();
         series.dedup();
         Ok(series)
+    }
+
+    fn groups(&self, service: ServiceId) -> Result<Vec<rows::Group>, StoreError> {
+        let mut out = Vec::new();
+        let prefix = rows::group_prefix(service);
+        self.prefixed(&self.family(DICTIONARY)?, &prefix, |key, value| {
+            let row = rows::read_group(key, value)
+                .ok_or_else(|| StoreError::damaged(key, "unreadable"))?;
+            out.push(row);
+            Ok(())
+        })?;
+        Ok(out)
     }
 
     fn catalog(&self) -> Result<Catalog, StoreError> {
@@ -419,6 +650,21 @@ impl Store for RocksStore {
         self.prefixed(&dictionary, &[rows::WRITER_ROW], |key, value| {
             let row = rows::read_writer(key, value).ok_or_else(|| damaged(key))?;
             catalog.writers.push(row);
+            Ok(())
+        })?;
+        self.prefixed(&dictionary, &[rows::ROLLED_ROW], |key, value| {
+            let row = rows::read_tier_row(key, value).ok_or_else(|| damaged(key))?;
+            catalog.rolled.push(row);
+            Ok(())
+        })?;
+        self.prefixed(&dictionary, &[rows::DROPPED_ROW], |key, value| {
+            let row = rows::read_tier_row(key, value).ok_or_else(|| damaged(key))?;
+            catalog.dropped.push(row);
+            Ok(())
+        })?;
+        self.prefixed(&dictionary, &[rows::LATE_ROW], |key, _| {
+            let row = rows::read_late(key).ok_or_else(|| damaged(key))?;
+            catalog.late.push(row);
             Ok(())
         })?;
         Ok(catalog)
@@ -455,20 +701,28 @@ impl Store for RocksStore {
         Ok(tree)
     }
 
-    fn drop_before(&self, time: UnixNanos) -> Result<usize, StoreError> {
-        let first_kept = u64::try_from(time.seconds()).map_or(0, keys::day);
-        let mut families = self.days();
-        let mut dropped = BTreeSet::new();
-        for name in families.clone() {
-            if let Some(day) = keys::day_of_family(&name)
-                && day < first_kept
-            {
-                self.db.drop_cf(&name).map_err(write_error)?;
-                families.remove(&name);
-                dropped.insert(day);
-            }
+    fn drop_before(&self, kept: Kept, time: UnixNanos) -> Result<usize, StoreError> {
+        let first_kept = u64::try_from(time.seconds()).unwrap_or(0);
+        let mut families = self.kept_families();
+        let prefix = family_prefix(kept);
+        let old: Vec<String> = families
+            .iter()
+            .filter(|name| name.split_once('/').is_some_and(|(tier, _)| tier == prefix))
+            .filter(|name| keys::span_of_family(name).is_some_and(|(_, end)| end <= first_kept))
+            .cloned()
+            .collect();
+        for name in &old {
+            self.db.drop_cf(name).map_err(write_error)?;
+            families.remove(name);
         }
-        Ok(dropped.len())
+        Ok(old.len())
+    }
+
+    fn stretches(&self, kept: Kept) -> Vec<(u64, u64)> {
+        self.families_between(kept, 0, u64::MAX)
+            .iter()
+            .filter_map(|(_, name)| keys::span_of_family(name))
+            .collect()
     }
 
     fn write_features(&self, step: UnixNanos, rows: &[KeyValue]) -> Result<(), StoreError> {
@@ -484,8 +738,8 @@ impl Store for RocksStore {
     fn features(&self, window: Window, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         let (from, until) = seconds(window);
         let mut out = Vec::new();
-        for day in self.days_between(from, until, "feature/") {
-            if let Some(family) = self.db.cf_handle(&keys::feature_family(day)) {
+        for (_, name) in self.families_between(Kept::Features, from, until) {
+            if let Some(family) = self.db.cf_handle(&name) {
                 self.prefixed(&family, prefix, |key, value| {
                     out.push((key.to_vec(), value.to_vec()));
                     Ok(())
@@ -504,13 +758,13 @@ impl Store for RocksStore {
             memory_bytes: u64::try_from(self.cache.get_usage()).unwrap_or(u64::MAX),
             ..Usage::default()
         };
-        let days = self.days().clone();
+        let kept = self.kept_families().clone();
+        usage.families = kept.len();
         let fixed = [DICTIONARY, STATE].map(str::to_owned);
-        for name in days.into_iter().chain(fixed) {
+        for name in kept.into_iter().chain(fixed) {
             if let Some(family) = self.db.cf_handle(&name) {
                 usage.disk_bytes += property(&family, "rocksdb.total-sst-files-size");
                 usage.memory_bytes += property(&family, "rocksdb.cur-size-all-mem-tables");
-                usage.days += usize::from(name.starts_with("w10/"));
             }
         }
         usage

@@ -14,6 +14,10 @@
 //! | 7 | service u32, first id u32 | frames |
 //! | 8 | service u32, epoch u16, first id u32 | nodes: (node - parent, frame) |
 //! | 9 | service u32, epoch u16, first id u32 | stacks: leaf nodes |
+//! | 10 | tier u8 | second before which everything was summed up, u64 |
+//! | 11 | minute since 1970 u32, service u32, type u16, series u32 | |
+//! | 12 | service u32, group u32 | label name, label value |
+//! | 13 | tier u8 | second before which rows were dropped, u64 |
 //!
 //! Rows 6 to 9 are append-only runs: a run holds ids from its first one on, and
 //! the next run begins where it ends. Numbers in keys are big endian.
@@ -25,6 +29,7 @@ use proto::value_type::Temporality;
 use proto::window::UnixNanos;
 
 use super::bytes::{Reader, len, put_bytes, put_varint, put_zigzag};
+use super::tier::{MINUTE_S, Tier};
 use super::{Epoch, PtypeId, SeriesId, ServiceId, ServiceKey, StoredType, WriterId};
 
 /// Version of the database format.
@@ -41,6 +46,10 @@ pub(super) const STRING_ROW: u8 = 6;
 pub(super) const FRAME_ROW: u8 = 7;
 pub(super) const NODE_ROW: u8 = 8;
 pub(super) const STACK_ROW: u8 = 9;
+pub(super) const ROLLED_ROW: u8 = 10;
+pub(super) const LATE_ROW: u8 = 11;
+pub(super) const GROUP_ROW: u8 = 12;
+pub(super) const DROPPED_ROW: u8 = 13;
 
 /// A row as the store writes it.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -56,6 +65,30 @@ pub struct WriterRow {
     pub seen: u64,
     /// When it last wrote, in seconds since 1970.
     pub last_s: u64,
+}
+
+/// A window came after its minute had been summed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Late {
+    /// Start of the minute in seconds since 1970.
+    pub minute_s: u64,
+    /// The service.
+    pub service: ServiceId,
+    /// The type.
+    pub ptype: PtypeId,
+    /// The series.
+    pub series: SeriesId,
+}
+
+/// The series of a service that have one value of a label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its id, see [`SeriesId::is_group`].
+    pub id: SeriesId,
+    /// Name of the label.
+    pub name: String,
+    /// Its value.
+    pub value: String,
 }
 
 /// A frame with its strings as ids of the service.
@@ -198,6 +231,88 @@ pub(super) fn read_series(key: &[u8], value: &[u8]) -> Option<(SeriesId, LabelSe
     ))
 }
 
+/// The row that says up to which second `tier` was summed up.
+pub fn rolled(tier: Tier, until_s: u64) -> Row {
+    tier_row(ROLLED_ROW, tier, until_s)
+}
+
+/// The row that says up to which second the rows of `tier` were dropped.
+pub fn dropped(tier: Tier, until_s: u64) -> Row {
+    tier_row(DROPPED_ROW, tier, until_s)
+}
+
+fn tier_row(row: u8, tier: Tier, until_s: u64) -> Row {
+    (
+        key(row, &[&[tier_code(tier)]]),
+        until_s.to_be_bytes().to_vec(),
+    )
+}
+
+fn tier_code(tier: Tier) -> u8 {
+    match tier {
+        Tier::Window => 0,
+        Tier::Import => 4,
+        Tier::Minute => 1,
+        Tier::Hour => 2,
+        Tier::Day => 3,
+    }
+}
+
+/// Tier and second of a row of [`rolled`] or [`dropped`].
+pub(super) fn read_tier_row(key: &[u8], value: &[u8]) -> Option<(Tier, u64)> {
+    let &[code] = key.get(1..)? else {
+        return None;
+    };
+    let tier = Tier::ALL.into_iter().find(|t| tier_code(*t) == code)?;
+    Some((tier, u64::from_be_bytes(value.try_into().ok()?)))
+}
+
+/// The row that says that a window came late.
+pub fn late(late: &Late) -> Row {
+    let minute = u32::try_from(late.minute_s / MINUTE_S).unwrap_or(u32::MAX);
+    let parts = [
+        &minute.to_be_bytes()[..],
+        &late.service.0.to_be_bytes(),
+        &late.ptype.0.to_be_bytes(),
+        &late.series.0.to_be_bytes(),
+    ];
+    (key(LATE_ROW, &parts), Vec::new())
+}
+
+pub(super) fn read_late(key: &[u8]) -> Option<Late> {
+    let (minute, rest) = key.get(1..)?.split_first_chunk::<4>()?;
+    let (service, rest) = rest.split_first_chunk::<4>()?;
+    let (ptype, rest) = rest.split_first_chunk::<2>()?;
+    Some(Late {
+        minute_s: u64::from(u32::from_be_bytes(*minute)) * MINUTE_S,
+        service: ServiceId(u32::from_be_bytes(*service)),
+        ptype: PtypeId(u16::from_be_bytes(*ptype)),
+        series: SeriesId(u32::from_be_bytes(rest.try_into().ok()?)),
+    })
+}
+
+/// The row of a group of series.
+pub fn group(service: ServiceId, group: &Group) -> Row {
+    let mut value = Vec::new();
+    put_bytes(&mut value, group.name.as_bytes());
+    put_bytes(&mut value, group.value.as_bytes());
+    let parts = [&service.0.to_be_bytes()[..], &group.id.0.to_be_bytes()];
+    (key(GROUP_ROW, &parts), value)
+}
+
+pub(super) fn group_prefix(service: ServiceId) -> Vec<u8> {
+    key(GROUP_ROW, &[&service.0.to_be_bytes()])
+}
+
+pub(super) fn read_group(key: &[u8], value: &[u8]) -> Option<Group> {
+    let mut reader = Reader(value);
+    Some(Group {
+        id: SeriesId(u32::from_be_bytes(key.get(5..)?.try_into().ok()?)),
+        name: reader.text()?.to_owned(),
+        value: reader.text()?.to_owned(),
+    })
+}
+
 /// Prefix of the runs of one kind of a service's tree.
 pub(super) fn run_prefix(row: u8, service: ServiceId, epoch: Epoch) -> Vec<u8> {
     match row {
@@ -278,6 +393,23 @@ pub fn stacks(service: ServiceId, epoch: Epoch, first: u32, leaves: &[u32]) -> R
         put_varint(&mut value, leaf.into());
     }
     (run_key(STACK_ROW, service, epoch, first), value)
+}
+
+/// What is known over two windows: amounts add, states take the larger one.
+pub fn join_facts(a: &Facts, b: &Facts) -> Facts {
+    Facts {
+        cpu_ns: a.cpu_ns.saturating_add(b.cpu_ns),
+        rss_bytes: a.rss_bytes.max(b.rss_bytes),
+        threads_count: a.threads_count.max(b.threads_count),
+        processes_count: a.processes_count.max(b.processes_count),
+        target_start: a.target_start.max(b.target_start),
+        cpu_limit_millicores: a.cpu_limit_millicores.max(b.cpu_limit_millicores),
+        throttled_ns: a.throttled_ns.saturating_add(b.throttled_ns),
+        coverage_permille: a.coverage_permille.min(b.coverage_permille),
+        lost_samples: a.lost_samples.saturating_add(b.lost_samples),
+        dropped_labels: a.dropped_labels.saturating_add(b.dropped_labels),
+        observed_ns: a.observed_ns.saturating_add(b.observed_ns),
+    }
 }
 
 /// The value of a facts row of a window of `span_ns`.
@@ -382,6 +514,28 @@ mod tests {
             [2, 1, 0, 2, 3, 4, 0, 0]
         );
         assert_eq!(
+            rolled(Tier::Hour, 7),
+            (vec![10, 2], vec![0, 0, 0, 0, 0, 0, 0, 7])
+        );
+        let late_one = Late {
+            minute_s: 600,
+            service: ServiceId(1),
+            ptype: PtypeId(2),
+            series: SeriesId(3),
+        };
+        let late_key = vec![11, 0, 0, 0, 10, 0, 0, 0, 1, 0, 2, 0, 0, 0, 3];
+        assert_eq!(late(&late_one), (late_key.clone(), vec![]));
+        assert_eq!(read_late(&late_key), Some(late_one));
+        let version = Group {
+            id: SeriesId::FIRST_GROUP,
+            name: "version".to_owned(),
+            value: "1".to_owned(),
+        };
+        let (group_key, group_value) = group(ServiceId(1), &version);
+        assert_eq!(group_key, [12, 0, 0, 0, 1, 0x80, 0, 0, 0]);
+        assert_eq!(group_value, b"\x07version\x011");
+        assert_eq!(read_group(&group_key, &group_value), Some(version));
+        assert_eq!(
             strings(ServiceId(1), 7, ["ab"].into_iter()),
             (vec![6, 0, 0, 0, 1, 0, 0, 0, 7], b"\x02ab".to_vec())
         );
@@ -403,7 +557,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(key: Vec<u8>, value: Vec<u8>) {
-            let _rows = (read_service(&key, &value), read_profile_type(&key, &value), read_writer(&key, &value), read_series(&key, &value), read_facts(&value), read_frame(&mut Reader(&value)));
+            let _rows = (read_service(&key, &value), read_profile_type(&key, &value), read_writer(&key, &value), read_series(&key, &value), read_facts(&value), read_tier_row(&key, &value), read_late(&key), read_group(&key, &value), read_frame(&mut Reader(&value)));
         }
     }
 }

@@ -1,21 +1,31 @@
-//! Values of windows: sparse vectors over a service's stacks.
+//! Values of windows and of rows that sum them: sparse vectors over a
+//! service's stacks.
 //!
 //! ```text
-//! value   := version u8, span varint (ns), segment+
+//! window  := 1 u8, span varint (ns), segment+
+//! row     := 2 u8, n, n stretches (gap, length in seconds), segment+
 //! segment := epoch, period (zigzag), weight, observed (ns), windows,
 //!            n, n ids (each the distance to the one before), n values (zigzag)
 //! ```
 //! All numbers are varints of up to 128 bits. Ids rise strictly. The value of a
 //! stack in the unit of its type is `value x weight`; a gauge is stored times
 //! the seconds it stands for. Segments with equal (epoch, period, weight) add.
+//!
+//! A row says during which seconds some of its windows observed the target, as
+//! stretches from the start of the row's bucket; a sum over rows knows the time
+//! that a selection was seen as exactly as one over windows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::bytes::{Reader, len, put_varint, put_zigzag};
 use super::{Epoch, SeriesId};
 
-/// Version of the value format.
-pub const VERSION: u8 = 1;
+/// Version of the value of a window.
+pub const WINDOW_VERSION: u8 = 1;
+/// Version of the value of a row that sums windows.
+const ROW_VERSION: u8 = 2;
 /// Largest stack id that is believed; a tree has far fewer.
 const MAX_STACK_ID: u32 = 1 << 28;
 
@@ -55,23 +65,15 @@ pub struct Value {
 impl Value {
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![WINDOW_VERSION];
         put_varint(&mut out, self.span_ns.into());
         for segment in &self.segments {
-            put_varint(&mut out, segment.kind.epoch.0.into());
-            put_zigzag(&mut out, segment.kind.period.into());
-            put_varint(&mut out, segment.kind.weight.into());
-            put_varint(&mut out, segment.observed_ns.into());
-            put_varint(&mut out, segment.windows.into());
-            put_varint(&mut out, len(segment.entries.len()));
-            let mut before = 0;
-            for &(id, _) in &segment.entries {
-                put_varint(&mut out, id.saturating_sub(before).into());
-                before = id;
-            }
-            for &(_, value) in &segment.entries {
-                put_zigzag(&mut out, value);
-            }
+            let head = Head {
+                kind: segment.kind,
+                observed_ns: segment.observed_ns,
+                windows: segment.windows,
+            };
+            put_segment(&mut out, &head, &segment.entries);
         }
         out
     }
@@ -83,7 +85,7 @@ impl Value {
     /// A phrase for a person if the bytes are no value of a known version.
     pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
         let mut segments = Vec::new();
-        let span_ns = read(bytes, |head, ids, values| {
+        let seen = read(bytes, |head, ids, values| {
             let entries = ids
                 .iter()
                 .copied()
@@ -98,7 +100,10 @@ impl Value {
             });
             Ok(())
         })?;
-        Ok(Self { span_ns, segments })
+        match seen {
+            Seen::Span(span_ns) => Ok(Self { span_ns, segments }),
+            Seen::Stretches(_) => Err("a row, not a window"),
+        }
     }
 
     /// Adds another value of the same key.
@@ -123,10 +128,48 @@ impl Value {
 }
 
 /// A segment without its vector.
+#[derive(Clone, Copy)]
 struct Head {
     kind: SegmentKind,
     observed_ns: u64,
     windows: u64,
+}
+
+/// What a value says of the time it covers.
+enum Seen {
+    /// Length of a window in nanoseconds.
+    Span(u64),
+    /// Stretches of seconds `[from, until)` after the start of a row's bucket.
+    Stretches(Vec<(u64, u64)>),
+}
+
+fn put_segment(out: &mut Vec<u8>, head: &Head, entries: &[(u32, i128)]) {
+    put_varint(out, head.kind.epoch.0.into());
+    put_zigzag(out, head.kind.period.into());
+    put_varint(out, head.kind.weight.into());
+    put_varint(out, head.observed_ns.into());
+    put_varint(out, head.windows.into());
+    put_varint(out, len(entries.len()));
+    let mut before = 0;
+    for &(id, _) in entries {
+        put_varint(out, id.saturating_sub(before).into());
+        before = id;
+    }
+    for &(_, value) in entries {
+        put_zigzag(out, value);
+    }
+}
+
+fn stretches(reader: &mut Reader<'_>) -> Option<Vec<(u64, u64)>> {
+    let count = reader.length()?;
+    let mut stretches = Vec::with_capacity(count);
+    let mut end: u64 = 0;
+    for _ in 0..count {
+        let from = end.checked_add(reader.number()?)?;
+        end = from.checked_add(reader.number()?)?;
+        stretches.push((from, end));
+    }
+    Some(stretches)
 }
 
 /// Reads a value segment by segment: `visit` gets each head, its ids, and a
@@ -134,14 +177,16 @@ struct Head {
 fn read<'a>(
     bytes: &'a [u8],
     mut visit: impl FnMut(Head, &[u32], &mut Reader<'a>) -> Result<(), &'static str>,
-) -> Result<u64, &'static str> {
+) -> Result<Seen, &'static str> {
     let mut reader = Reader(bytes);
-    match reader.byte() {
-        Some(VERSION) => {}
+    let seen = match reader.byte() {
+        Some(WINDOW_VERSION) => Seen::Span(reader.number().ok_or("without a span")?),
+        Some(ROW_VERSION) => {
+            Seen::Stretches(stretches(&mut reader).ok_or("cut short within its stretches")?)
+        }
         Some(_) => return Err("of a newer version"),
         None => return Err("empty"),
-    }
-    let span_ns = reader.number().ok_or("without a span")?;
+    };
     let mut ids: Vec<u32> = Vec::new();
     while !reader.is_empty() {
         let head = head(&mut reader).ok_or("cut short within a segment's head")?;
@@ -149,7 +194,7 @@ fn read<'a>(
         ids.clear();
         let mut id: u32 = 0;
         for index in 0..count {
-            let step: u32 = reader.number().ok_or("cut short within its ids")?;
+            let step = reader.small().ok_or("cut short within its ids")?;
             if step == 0 && index > 0 {
                 return Err("with ids that do not rise");
             }
@@ -161,7 +206,7 @@ fn read<'a>(
         }
         visit(head, &ids, &mut reader)?;
     }
-    Ok(span_ns)
+    Ok(seen)
 }
 
 fn head(reader: &mut Reader<'_>) -> Option<Head> {
@@ -176,24 +221,58 @@ fn head(reader: &mut Reader<'_>) -> Option<Head> {
     })
 }
 
+/// Vectors of one kind, added up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// Observed time, summed over windows.
+    pub observed_ns: u64,
+    /// Windows that were added.
+    pub windows: u64,
+    /// Dense: index is the stack id.
+    pub values: Vec<i128>,
+}
+
+impl Sum {
+    fn reach(&mut self, length: usize) {
+        if self.values.len() < length {
+            self.values.resize(length, 0);
+        }
+    }
+
+    fn absorb(&mut self, other: &Self) {
+        self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
+        self.windows = self.windows.saturating_add(other.windows);
+        self.reach(other.values.len());
+        for (slot, value) in self.values.iter_mut().zip(&other.values) {
+            *slot = slot.saturating_add(*value);
+        }
+    }
+}
+
 /// Vectors of a selection, added up.
 #[derive(Clone, Debug, Default)]
 pub struct RangeSum {
-    /// One per kind, dense: index is the stack id.
-    pub sums: BTreeMap<SegmentKind, Vec<i128>>,
-    /// Windows that were added.
-    pub windows: u64,
-    /// Series that had a window, sorted.
-    pub series: Vec<SeriesId>,
-    /// Observed time, summed over windows.
-    pub observed_ns: u64,
+    /// One per kind.
+    pub sums: BTreeMap<SegmentKind, Sum>,
+    /// Series that had a window, where series were looked at.
+    pub series: BTreeSet<SeriesId>,
     /// Stretches of seconds `[from, until)` during which something was
     /// observed; sorted and apart once [`RangeSum::finish`] ran.
     pub seconds: Vec<(u64, u64)>,
+    /// Set by a reader that went away.
+    pub cancelled: Option<Arc<AtomicBool>>,
 }
 
 impl RangeSum {
-    /// Adds the stored value of a window of `series` that starts at `start_s`.
+    /// Whether nobody waits for the sum any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled
+            .as_ref()
+            .is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
+    }
+
+    /// Adds the stored value of a window of `series` that starts at `start_s`,
+    /// or of a row whose bucket does.
     ///
     /// # Errors
     ///
@@ -205,62 +284,63 @@ impl RangeSum {
         bytes: &[u8],
     ) -> Result<(), &'static str> {
         let sums = &mut self.sums;
-        let (mut windows, mut observed) = (0_u64, 0_u64);
-        read(bytes, |head, ids, values| {
-            windows = windows.saturating_add(head.windows);
+        let mut observed = 0_u64;
+        let seen = read(bytes, |head, ids, values| {
             observed = observed.saturating_add(head.observed_ns);
             let sum = sums.entry(head.kind).or_default();
-            let length = ids
-                .last()
-                .and_then(|&id| usize::try_from(id).ok())
-                .map_or(0, |id| id.saturating_add(1));
-            if sum.len() < length {
-                sum.resize(length, 0);
-            }
+            sum.observed_ns = sum.observed_ns.saturating_add(head.observed_ns);
+            sum.windows = sum.windows.saturating_add(head.windows);
+            let last = ids.last().and_then(|&id| usize::try_from(id).ok());
+            sum.reach(last.map_or(0, |id| id.saturating_add(1)));
             for &id in ids {
                 let value = values.zigzag().ok_or("cut short within its values")?;
-                if let Some(slot) = usize::try_from(id).ok().and_then(|id| sum.get_mut(id)) {
+                if let Some(slot) = usize::try_from(id)
+                    .ok()
+                    .and_then(|id| sum.values.get_mut(id))
+                {
                     *slot = slot.saturating_add(value);
                 }
             }
             Ok(())
         })?;
-        self.windows = self.windows.saturating_add(windows);
-        self.observed_ns = self.observed_ns.saturating_add(observed);
-        let until = start_s.saturating_add(observed.div_ceil(1_000_000_000));
+        match seen {
+            Seen::Span(span_ns) => {
+                // Several windows under one key observed it at the same time.
+                let seen_ns = observed.min(span_ns);
+                let until = start_s.saturating_add(seen_ns.div_ceil(1_000_000_000));
+                self.cover(start_s, until);
+            }
+            Seen::Stretches(stretches) => {
+                for (from, until) in stretches {
+                    self.cover(start_s.saturating_add(from), start_s.saturating_add(until));
+                }
+            }
+        }
+        if self.series.last() != Some(&series) {
+            self.series.insert(series);
+        }
+        Ok(())
+    }
+
+    fn cover(&mut self, start_s: u64, until: u64) {
         match self.seconds.last_mut() {
             // Windows of one series come in order: most join the last stretch.
             Some((from, end)) if *from <= start_s && start_s <= *end => *end = until.max(*end),
             _ => self.seconds.push((start_s, until)),
         }
-        if self.series.last() != Some(&series) {
-            self.series.push(series);
-        }
-        Ok(())
     }
 
     /// Adds what was summed of another part of the selection over the same tree.
-    pub fn absorb(&mut self, other: Self) {
-        for (kind, values) in other.sums {
-            let sum = self.sums.entry(kind).or_default();
-            if sum.len() < values.len() {
-                sum.resize(values.len(), 0);
-            }
-            for (slot, value) in sum.iter_mut().zip(values) {
-                *slot = slot.saturating_add(value);
-            }
+    pub fn absorb(&mut self, other: &Self) {
+        for (kind, sum) in &other.sums {
+            self.sums.entry(*kind).or_default().absorb(sum);
         }
-        self.windows = self.windows.saturating_add(other.windows);
-        self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
-        self.series.extend(other.series);
-        self.seconds.extend(other.seconds);
-        self.finish();
+        self.series.extend(&other.series);
+        self.seconds.extend_from_slice(&other.seconds);
     }
 
-    /// Sorts and joins the stretches of time and the series.
+    /// Sorts and joins the stretches of time.
     pub fn finish(&mut self) {
-        self.series.sort_unstable();
-        self.series.dedup();
         self.seconds.sort_unstable();
         let mut joined: Vec<(u64, u64)> = Vec::new();
         for &(from, until) in &self.seconds {
@@ -270,6 +350,47 @@ impl RangeSum {
             }
         }
         self.seconds = joined;
+    }
+
+    /// The stored row of the bucket that starts at `bucket_s`; `None` when
+    /// nothing was added. [`RangeSum::finish`] must have run.
+    pub fn encode_row(&self, bucket_s: u64) -> Option<Vec<u8>> {
+        if self.sums.is_empty() {
+            return None;
+        }
+        let mut out = vec![ROW_VERSION];
+        put_varint(&mut out, len(self.seconds.len()));
+        let mut end = bucket_s;
+        for &(from, until) in &self.seconds {
+            put_varint(&mut out, from.saturating_sub(end).into());
+            put_varint(&mut out, until.saturating_sub(from).into());
+            end = until;
+        }
+        let mut entries: Vec<(u32, i128)> = Vec::new();
+        for (kind, sum) in &self.sums {
+            entries.clear();
+            let held = (0_u32..).zip(&sum.values).filter(|(_, value)| **value != 0);
+            entries.extend(held.map(|(id, value)| (id, *value)));
+            let head = Head {
+                kind: *kind,
+                observed_ns: sum.observed_ns,
+                windows: sum.windows,
+            };
+            put_segment(&mut out, &head, &entries);
+        }
+        Some(out)
+    }
+
+    /// Windows that were added.
+    pub fn windows(&self) -> u64 {
+        let sums = self.sums.values();
+        sums.fold(0, |all: u64, sum| all.saturating_add(sum.windows))
+    }
+
+    /// Observed time, summed over windows.
+    pub fn observed_ns(&self) -> u64 {
+        let sums = self.sums.values();
+        sums.fold(0, |all: u64, sum| all.saturating_add(sum.observed_ns))
     }
 
     /// Seconds during which something was observed.
@@ -369,7 +490,7 @@ mod tests {
     fn seconds_of_overlapping_series_count_once() {
         let value = |observed_ns| {
             Value {
-                span_ns: 1,
+                span_ns: observed_ns,
                 segments: vec![Segment {
                     kind: kind(1),
                     observed_ns,
@@ -387,7 +508,7 @@ mod tests {
         sum.finish();
         assert_eq!(sum.seconds, [(0, 120), (300, 360)]);
         assert_eq!(sum.covered_s(), 180);
-        assert_eq!((sum.windows, sum.series.len()), (4, 2));
+        assert_eq!((sum.windows(), sum.series.len()), (4, 2));
     }
 
     proptest! {
@@ -410,13 +531,45 @@ mod tests {
                 sum.add(SeriesId(1), index as u64 * 10, &value.encode()).unwrap();
             }
             let before: i128 = values.iter().flat_map(|v| &v.segments).flat_map(|s| &s.entries).map(|e| e.1).sum();
-            let after: i128 = sum.sums.values().flatten().sum();
+            let after: i128 = sum.sums.values().flat_map(|sum| &sum.values).sum();
             prop_assert_eq!(before, after);
         }
 
         #[test]
-        fn no_bytes_panic(mut bytes: Vec<u8>) {
-            bytes.insert(0, VERSION);
+        fn a_row_says_what_its_windows_said(
+            windows in proptest::collection::vec((0u64..3_600, value()), 1..8),
+        ) {
+            let bucket = 7_200;
+            let mut windows_sum = RangeSum::default();
+            for (offset, value) in &windows {
+                let mut value = value.clone();
+                for segment in &mut value.segments {
+                    segment.observed_ns %= 60_000_000_000;
+                }
+                windows_sum.add(SeriesId(1), bucket + offset, &value.encode()).unwrap();
+            }
+            windows_sum.finish();
+            let mut row_sum = RangeSum::default();
+            if let Some(row) = windows_sum.encode_row(bucket) {
+                row_sum.add(SeriesId(1), bucket, &row).unwrap();
+            }
+            row_sum.finish();
+            type Content = Vec<(SegmentKind, u64, u64, Vec<(usize, i128)>)>;
+            let content = |sum: &RangeSum| -> Content {
+                sum.sums.iter().map(|(kind, sum)| {
+                    let held = sum.values.iter().copied().enumerate().filter(|(_, v)| *v != 0);
+                    (*kind, sum.observed_ns, sum.windows, held.collect())
+                }).collect()
+            };
+            prop_assert_eq!(content(&row_sum), content(&windows_sum));
+            if !windows_sum.sums.is_empty() {
+                prop_assert_eq!(row_sum.seconds, windows_sum.seconds);
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(mut bytes: Vec<u8>, version in 0u8..4) {
+            bytes.insert(0, version);
             let _value = Value::decode(&bytes);
             let _sum = RangeSum::default().add(SeriesId(1), 0, &bytes);
         }

@@ -13,7 +13,7 @@ use proto::window::{UnixNanos, Window};
 use super::keys::DAY_S;
 use super::rocks::RocksStore;
 use super::rows::{self, WriterRow};
-use super::segment::{Segment, SegmentKind, Value};
+use super::segment::{RangeSum, Segment, SegmentKind, Value};
 use super::trees::{Trees, read, write};
 use super::*;
 
@@ -29,6 +29,7 @@ fn window(from: u64, until: u64) -> Window {
 
 fn key(start_s: u64, series: u32) -> WindowKey {
     WindowKey {
+        tier: Tier::Window,
         ptype: PtypeId(1),
         service: ServiceId(1),
         start_s,
@@ -64,13 +65,15 @@ fn put(store: &dyn Store, windows: Vec<(WindowKey, Vec<u8>)>) {
 
 fn total(store: &dyn Store, series: Option<&[SeriesId]>, window: Window) -> i128 {
     let request = SumRequest {
+        tier: Tier::Window,
         ptype: PtypeId(1),
         service: ServiceId(1),
         series,
         window,
     };
-    let sum = store.sum(&request).unwrap();
-    sum.sums.values().flatten().sum()
+    let mut sum = RangeSum::default();
+    store.sum(&request, &mut sum).unwrap();
+    sum.sums.values().flat_map(|sum| &sum.values).sum()
 }
 
 /// Gives `check` a fresh store of every kind, one after the other.
@@ -102,10 +105,6 @@ fn a_sum_holds_just_the_windows_that_start_in_the_range() {
         let two = [SeriesId(1), SeriesId(3)];
         assert_eq!(total(&*store, Some(&two), whole), 6 * 2 * 11);
         assert_eq!(total(&*store, Some(&[]), whole), 0);
-        let active = store
-            .active_series(PtypeId(1), ServiceId(1), whole)
-            .unwrap();
-        assert_eq!(active, [SeriesId(1), SeriesId(2), SeriesId(3)]);
     });
 }
 
@@ -220,12 +219,17 @@ fn old_days_are_dropped_whole() {
                 .write_features(at(START_S + day * DAY_S), &[(vec![1], vec![2])])
                 .unwrap();
         }
-        assert_eq!(store.usage().days, 4);
-        assert_eq!(store.drop_before(at(START_S + 2 * DAY_S + 5)).unwrap(), 2);
+        assert_eq!(store.usage().families, 8);
+        let windows = Kept::Rows(Tier::Window);
+        let before = at(START_S + 2 * DAY_S + 5);
+        assert_eq!(store.drop_before(windows, before).unwrap(), 2);
+        assert_eq!(store.drop_before(Kept::Features, before).unwrap(), 2);
+        let left = [2, 3].map(|day| (START_S + day * DAY_S, START_S + (day + 1) * DAY_S));
+        assert_eq!(store.stretches(windows), left);
         let whole = window(START_S, START_S + 5 * DAY_S);
         assert_eq!(total(&*store, None, whole), 2);
         assert_eq!(store.features(whole, &[1]).unwrap().len(), 2);
-        assert_eq!(store.drop_before(at(START_S)).unwrap(), 0);
+        assert_eq!(store.drop_before(windows, at(START_S)).unwrap(), 0);
     });
 }
 
@@ -244,6 +248,7 @@ fn facts_and_state_are_kept() {
         put(&*store, vec![(facts_key, rows::facts(7, &facts))]);
         let mut seen = Vec::new();
         let request = SumRequest {
+            tier: Tier::Window,
             ptype: PtypeId(1),
             service: ServiceId(1),
             series: None,
@@ -297,12 +302,13 @@ fn damaged_values_are_errors_with_their_key() {
     with_stores(|store| {
         put(&*store, vec![(key(START_S, 1), vec![77])]);
         let request = SumRequest {
+            tier: Tier::Window,
             ptype: PtypeId(1),
             service: ServiceId(1),
             series: None,
             window: window(START_S, START_S + 1),
         };
-        let error = store.sum(&request).unwrap_err();
+        let error = store.sum(&request, &mut RangeSum::default()).unwrap_err();
         assert!(
             matches!(&error, StoreError::Damaged { key, .. } if key.starts_with("000100000001")),
             "{error}"

@@ -114,6 +114,19 @@ impl ServiceTree {
         &self.nodes
     }
 
+    /// Per frame: whether its function is one that `matches`, which is asked once
+    /// for each name.
+    pub fn functions_matching(&self, matches: impl Fn(&str) -> bool) -> Vec<bool> {
+        let mut asked: FxHashMap<u32, bool> = FxHashMap::default();
+        let mut is_match = |function: u32| {
+            *asked
+                .entry(function)
+                .or_insert_with(|| at(&self.strings, function).is_some_and(|name| matches(name)))
+        };
+        let frames = self.frames.iter();
+        frames.map(|frame| is_match(frame.function)).collect()
+    }
+
     /// Frame `frame` with its strings.
     pub fn frame(&self, frame: u32) -> Option<Frame> {
         let row = at(&self.frames, frame)?;

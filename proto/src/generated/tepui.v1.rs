@@ -48,6 +48,10 @@ pub struct Hello {
     /// The agent's clock when it sent this, so that skew can be shown.
     #[prost(int64, tag = "6")]
     pub send_time_unix_nanos: i64,
+    /// Windows of this stream come from files, not from an agent: they may be of
+    /// any age, and are kept until they are deleted.
+    #[prost(bool, tag = "7")]
+    pub import: bool,
 }
 /// One line of `agent doctor`: a thing the agent would like to do.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

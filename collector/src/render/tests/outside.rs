@@ -7,7 +7,7 @@ use super::*;
 use crate::top;
 
 /// What `command` prints; fails with the line to type when it is missing.
-fn run(command: &mut Command, install: &str) -> String {
+pub(super) fn run(command: &mut Command, install: &str) -> String {
     let output = match command.output() {
         Ok(output) => output,
         Err(error) => panic!("cannot run {command:?}: {error}; {install}"),
@@ -37,7 +37,7 @@ fn go_pprof(answer: &ProfileAnswer, options: &[&str]) -> String {
 }
 
 /// A value of pprof's table in its base unit.
-fn value(text: &str, unit: &str) -> i128 {
+pub(super) fn value(text: &str, unit: &str) -> i128 {
     text.strip_suffix(unit).unwrap_or(text).parse().unwrap()
 }
 
@@ -129,7 +129,7 @@ fn go_tool_pprof_shows_files_lines_and_notes() {
 }
 
 /// Texts of all `title` elements of the SVG, as an XML parser reads them.
-fn titles(svg: &[u8]) -> Vec<String> {
+pub(super) fn titles(svg: &[u8]) -> Vec<String> {
     const READ: &str = "import sys, json, xml.dom.minidom as m\n\
         d = m.parse(sys.argv[1])\n\
         print(json.dumps([t.firstChild.data for t in d.getElementsByTagName('title')]))";

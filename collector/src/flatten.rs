@@ -1,0 +1,291 @@
+//! From the sums of a service's stacks to a call tree: samples chosen by
+//! function, and light nodes folded before anything is built. Pure.
+//!
+//! A service's tree has hundreds of thousands of nodes and an answer a few
+//! thousand. Everything up to the choice of nodes is dense arrays over node
+//! ids; only what stays becomes frames and names.
+
+use proto::stack::{Frame, FrameKind};
+use regex::Regex;
+
+use crate::prune::OTHER;
+use crate::store::tree::ServiceTree;
+use crate::tree::CallTree;
+
+/// How many more nodes than asked for are built before [`crate::prune::prune`]
+/// chooses exactly.
+const SPARE: usize = 2;
+/// Steps within a factor of two at which sizes are told apart.
+const FINE: u32 = 16;
+
+/// Which samples are meant, and how much of the tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// Only samples with a function that matches.
+    pub focus: Option<&'a Regex>,
+    /// No samples with a function that matches.
+    pub ignore: Option<&'a Regex>,
+    /// About how many nodes the answer will have.
+    pub max_nodes: usize,
+}
+
+impl Choice<'_> {
+    /// Every sample and every node.
+    pub const ALL: Self = Self {
+        focus: None,
+        ignore: None,
+        max_nodes: usize::MAX,
+    };
+}
+
+fn index(id: u32) -> usize {
+    usize::try_from(id).unwrap_or(usize::MAX)
+}
+
+/// Adds `values`, by stack id of `tree`, to `out`. Returns how many nodes were
+/// folded into `other`.
+pub fn flatten(
+    out: &mut CallTree,
+    tree: &ServiceTree,
+    values: &[i128],
+    choice: &Choice<'_>,
+) -> u64 {
+    let mut own = vec![0_i128; tree.node_count()];
+    let mut has_negative = false;
+    for (stack, &value) in (0_u32..).zip(values) {
+        if value != 0
+            && let Some(slot) = tree.leaf(stack).and_then(|leaf| own.get_mut(index(leaf)))
+        {
+            *slot = slot.saturating_add(value);
+            has_negative |= value < 0;
+        }
+    }
+    if choice.focus.is_some() || choice.ignore.is_some() {
+        leave_out(tree, choice, &mut own);
+    }
+    let totals = sums_below(tree, own.clone());
+    let sizes: Vec<u128> = match has_negative {
+        false => totals.iter().map(|total| total.unsigned_abs()).collect(),
+        true => {
+            let sizes = own.iter().map(|own| own.saturating_abs()).collect();
+            let sizes = sums_below(tree, sizes);
+            sizes.iter().map(|size| size.unsigned_abs()).collect()
+        }
+    };
+    let least = least_size(&sizes, choice.max_nodes.saturating_mul(SPARE));
+    build(out, tree, &own, &totals, &sizes, least)
+}
+
+/// Sets samples that are not meant to zero.
+fn leave_out(tree: &ServiceTree, choice: &Choice<'_>, own: &mut [i128]) {
+    let matches = |pattern: Option<&Regex>| -> Vec<bool> {
+        tree.functions_matching(|function| pattern.is_some_and(|p| p.is_match(function)))
+    };
+    let (focused, ignored) = (matches(choice.focus), matches(choice.ignore));
+    let hit = |list: &[bool], frame: u32| list.get(index(frame)).copied().unwrap_or(false);
+    let mut seen = vec![(choice.focus.is_none(), false); tree.node_count()];
+    for (node, &(parent, frame)) in tree.nodes().iter().enumerate().skip(1) {
+        let above = seen.get(index(parent)).copied().unwrap_or_default();
+        let here = (
+            above.0 || hit(&focused, frame),
+            above.1 || hit(&ignored, frame),
+        );
+        if let Some(slot) = seen.get_mut(node) {
+            *slot = here;
+        }
+    }
+    for (own, seen) in own.iter_mut().zip(seen) {
+        if seen != (true, false) {
+            *own = 0;
+        }
+    }
+}
+
+/// Adds each node's value to its parent's: a parent's id is smaller.
+fn sums_below(tree: &ServiceTree, mut values: Vec<i128>) -> Vec<i128> {
+    for (node, &(parent, _)) in tree.nodes().iter().enumerate().skip(1).rev() {
+        let value = values.get(node).copied().unwrap_or(0);
+        if value != 0
+            && let Some(slot) = values.get_mut(index(parent))
+        {
+            *slot = slot.saturating_add(value);
+        }
+    }
+    values
+}
+
+/// Position of a size among all sizes, coarse: [`FINE`] steps per factor of two.
+fn step(size: u128) -> usize {
+    let bits = 128 - size.leading_zeros();
+    let shift = bits.saturating_sub(1 + FINE.ilog2());
+    let fine = usize::try_from(size >> shift).unwrap_or(0) % 16;
+    usize::try_from(bits).unwrap_or(0) * 16 + fine
+}
+
+/// A size that at most `max_nodes` nodes reach, but for the root.
+fn least_size(sizes: &[u128], max_nodes: usize) -> u128 {
+    if sizes.iter().filter(|size| **size != 0).count() <= max_nodes {
+        return 1;
+    }
+    let mut counts = vec![0_usize; 129 * 16];
+    for size in sizes.iter().filter(|size| **size != 0) {
+        if let Some(count) = counts.get_mut(step(*size)) {
+            *count += 1;
+        }
+    }
+    let mut reached = 0;
+    let mut lowest = counts.len();
+    for (at, count) in counts.iter().enumerate().rev() {
+        reached += count;
+        if reached > max_nodes {
+            break;
+        }
+        lowest = at;
+    }
+    // The least size of that step.
+    let found = sizes
+        .iter()
+        .filter(|size| **size != 0 && step(**size) >= lowest);
+    found.min().copied().unwrap_or(u128::MAX)
+}
+
+/// Adds the nodes of at least `least`; what lies below is an `other`.
+fn build(
+    out: &mut CallTree,
+    tree: &ServiceTree,
+    own: &[i128],
+    totals: &[i128],
+    sizes: &[u128],
+    least: u128,
+) -> u64 {
+    let other = Frame::named(FrameKind::Synthetic, OTHER);
+    let unknown = Frame::named(FrameKind::Synthetic, "[unknown]");
+    let mut folded = 0;
+    // A parent comes before its children, so its place in `out` is known; what
+    // is not built has none.
+    let mut places: Vec<u32> = vec![u32::MAX; tree.node_count()];
+    let mut frames: Vec<u32> = Vec::new();
+    for (node, &(parent, frame)) in tree.nodes().iter().enumerate() {
+        let size = sizes.get(node).copied().unwrap_or(0);
+        if node == 0 {
+            if let Some(slot) = places.first_mut() {
+                *slot = 0;
+            }
+            out.add_self(0, own.first().copied().unwrap_or(0));
+            continue;
+        }
+        if size == 0 {
+            continue;
+        }
+        let above = places.get(index(parent)).copied().unwrap_or(u32::MAX);
+        if size < least {
+            folded += 1;
+            if above != u32::MAX {
+                let place = out.child(index(above), &other);
+                out.add_self(place, totals.get(node).copied().unwrap_or(0));
+            }
+            continue;
+        }
+        if frames.len() <= index(frame) {
+            frames.resize(index(frame) + 1, u32::MAX);
+        }
+        let Some(known) = frames.get_mut(index(frame)) else {
+            continue;
+        };
+        if *known == u32::MAX {
+            *known = out.intern(&tree.frame(frame).unwrap_or_else(|| unknown.clone()));
+        }
+        let place = out.child_of(above, *known);
+        out.add_self(index(place), own.get(node).copied().unwrap_or(0));
+        if let Some(slot) = places.get_mut(node) {
+            *slot = place;
+        }
+    }
+    folded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prune;
+    use crate::store::{Epoch, ServiceId};
+    use proptest::prelude::*;
+
+    /// A service's tree and, by stack id, values; and the call tree they mean.
+    fn both(samples: &[(Vec<String>, i128)]) -> (ServiceTree, Vec<i128>, CallTree) {
+        let mut tree = ServiceTree::new(ServiceId(1), Epoch(0));
+        let mut values = Vec::new();
+        let mut expected = CallTree::new();
+        for (stack, value) in samples {
+            let frames: Vec<Frame> = stack
+                .iter()
+                .map(|name| Frame::named(FrameKind::Go, name))
+                .collect();
+            let id = index(tree.intern(frames.iter()));
+            values.resize(values.len().max(id + 1), 0);
+            values[id] += value;
+            expected.add(frames.iter(), *value);
+        }
+        (tree, values, expected)
+    }
+
+    fn content(tree: &CallTree) -> Vec<(String, i128)> {
+        let mut out: Vec<(String, i128)> = (0..tree.nodes().len())
+            .filter(|&node| tree.nodes()[node].self_value != 0)
+            .map(|node| {
+                let mut names = Vec::new();
+                let mut at = node;
+                while at != 0 {
+                    names.push(tree.frame_of(at).unwrap().function.to_string());
+                    at = index(tree.nodes()[at].parent);
+                }
+                names.reverse();
+                (names.join(";"), tree.nodes()[node].self_value)
+            })
+            .collect();
+        out.sort();
+        out
+    }
+
+    fn samples() -> impl Strategy<Value = Vec<(Vec<String>, i128)>> {
+        let stack = proptest::collection::vec("[a-d]", 0..6);
+        let value = prop_oneof![1i128..100, -50i128..50, Just(i128::from(i64::MAX))];
+        proptest::collection::vec((stack, value), 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn everything_comes_through(samples in samples()) {
+            let (tree, values, expected) = both(&samples);
+            let mut out = CallTree::new();
+            prop_assert_eq!(flatten(&mut out, &tree, &values, &Choice::ALL), 0);
+            prop_assert_eq!(content(&out), content(&expected));
+        }
+
+        #[test]
+        fn samples_are_chosen_as_from_the_whole_tree(samples in samples(), focus: bool, ignore: bool) {
+            let (tree, values, expected) = both(&samples);
+            let (a, b) = (Regex::new("^[ab]$").unwrap(), Regex::new("c").unwrap());
+            let choice = Choice { focus: focus.then_some(&a), ignore: ignore.then_some(&b), ..Choice::ALL };
+            let mut out = CallTree::new();
+            flatten(&mut out, &tree, &values, &choice);
+            let expected = prune::focus(&expected, choice.focus, choice.ignore);
+            prop_assert_eq!(content(&out), content(&expected));
+        }
+
+        #[test]
+        fn folding_keeps_the_total_and_bounds_the_nodes(samples in samples(), max_nodes in 1usize..10) {
+            let (tree, values, expected) = both(&samples);
+            let mut out = CallTree::new();
+            let choice = Choice { max_nodes, ..Choice::ALL };
+            flatten(&mut out, &tree, &values, &choice);
+            prop_assert_eq!(out.total(), expected.total());
+            prop_assert!(out.nodes().len() <= 2 * (SPARE * max_nodes + 1));
+        }
+
+        #[test]
+        fn steps_rise_with_sizes(a: u128, b: u128) {
+            prop_assert_eq!(a.max(b), if step(a) >= step(b) && (step(a) > step(b) || a >= b) { a } else { b });
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Adds up the samples of a file by stack, within [`Limits`].
+//!
+//! Every format goes through here, so caps and counts are the same for all.
+//! Maps hash with a random key: files are hostile.
+
+use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::sync::Arc;
+
+use proto::profile::Column;
+use proto::stack::{Frame, FrameKind, Stack};
+use proto::value_type::{ProfileType, Temporality};
+
+use super::{Assumed, LeftOut, Limits, start_of};
+
+/// Name of the stack that holds what is beyond a limit, as in `agent::delta`.
+const OTHER: &str = "[other stacks]";
+/// Name of the frame in the place of a root that was cut off.
+const TRUNCATED: &str = "[truncated]";
+/// What a frame costs beside its texts, as in [`proto::dictionary`].
+const FRAME_COST: usize = 64;
+/// What a text or stack costs beside its content, as in [`proto::dictionary`].
+const ENTRY_COST: usize = 32;
+/// What a stack costs per frame, as in [`proto::dictionary`].
+const STEP_COST: usize = 4;
+
+/// A frame of this tally.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FrameId(u32);
+
+impl FrameId {
+    /// A frame for which there was no room.
+    const NONE: Self = Self(u32::MAX);
+}
+
+/// A stack of this tally.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StackId(usize);
+
+/// A column of this tally.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ColumnId(usize);
+
+/// How values are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scale {
+    /// As they come, each worth `weight`.
+    Fixed {
+        /// Distance between two samples.
+        period: i64,
+        /// Unit value of one count.
+        weight: u64,
+    },
+    /// As numbers of this period, greater than zero, if all are multiples of
+    /// it; else as they come.
+    Multiples(i64),
+    /// As numbers of samples, if all samples have one and the same value, which
+    /// is the period then; else as they come.
+    Equal(Option<i64>),
+}
+
+impl Scale {
+    /// As they come, at an unknown distance.
+    pub(super) const PLAIN: Self = Self::Fixed {
+        period: 0,
+        weight: 1,
+    };
+
+    /// As counts of what the caller of an import says.
+    pub(super) fn counts(assumed: &Assumed) -> Self {
+        Self::Fixed {
+            // A count that is worth one unit says nothing of a distance.
+            period: match assumed.weight {
+                0 | 1 => 0,
+                weight => i64::try_from(weight).unwrap_or(i64::MAX),
+            },
+            weight: assumed.weight,
+        }
+    }
+
+    /// The scale after a sample of `value`.
+    fn after(self, value: i64) -> Self {
+        match self {
+            Self::Multiples(period) if value.checked_rem(period) != Some(0) => {
+                Self::Fixed { period, weight: 1 }
+            }
+            Self::Equal(None) if value > 0 => Self::Equal(Some(value)),
+            Self::Equal(Some(period)) if period == value => self,
+            Self::Equal(_) => Self::PLAIN,
+            Self::Fixed { .. } | Self::Multiples(_) => self,
+        }
+    }
+}
+
+/// A column that is being added up.
+#[derive(Debug)]
+struct Sums {
+    profile_type: ProfileType,
+    temporality: Temporality,
+    scale: Scale,
+    values: Vec<i64>,
+}
+
+impl Sums {
+    fn add(&mut self, stack: StackId, value: i64) {
+        if self.values.len() <= stack.0 {
+            self.values.resize(stack.0.saturating_add(1), 0);
+        }
+        if let Some(sum) = self.values.get_mut(stack.0) {
+            *sum = sum.saturating_add(value);
+        }
+        self.scale = self.scale.after(value);
+    }
+
+    fn finish(mut self, stacks: usize) -> Column {
+        self.values.resize(stacks, 0);
+        let (period, weight) = match self.scale {
+            Scale::Fixed { period, weight } => (period, weight),
+            Scale::Equal(None) => (0, 1),
+            Scale::Multiples(period) | Scale::Equal(Some(period)) => {
+                for value in &mut self.values {
+                    *value = value.checked_div(period).unwrap_or(0);
+                }
+                (period, u64::try_from(period).unwrap_or(1))
+            }
+        };
+        Column {
+            profile_type: self.profile_type,
+            temporality: self.temporality,
+            period,
+            weight,
+            values: self.values,
+        }
+    }
+}
+
+/// Stacks and columns of one recording.
+#[derive(Debug)]
+pub(super) struct Tally<'l> {
+    limits: &'l Limits,
+    texts: HashSet<Arc<str>>,
+    ids: HashMap<Frame, FrameId>,
+    frames: Vec<Frame>,
+    paths: HashMap<Box<[FrameId]>, StackId>,
+    stacks: Vec<Stack>,
+    columns: Vec<Sums>,
+    /// The stack that is being pushed.
+    path: Vec<FrameId>,
+    is_truncated: bool,
+    other: Option<StackId>,
+    spent_bytes: usize,
+    left_out: LeftOut,
+}
+
+impl<'l> Tally<'l> {
+    /// Returns a tally without stacks.
+    pub(super) fn new(limits: &'l Limits) -> Self {
+        Self {
+            limits,
+            texts: HashSet::new(),
+            ids: HashMap::new(),
+            frames: Vec::new(),
+            paths: HashMap::new(),
+            stacks: Vec::new(),
+            columns: Vec::new(),
+            path: Vec::new(),
+            is_truncated: false,
+            other: None,
+            spent_bytes: 0,
+            left_out: LeftOut::default(),
+        }
+    }
+
+    /// Most frames of a stack that are kept.
+    pub(super) fn depth(&self) -> usize {
+        self.limits.depth
+    }
+
+    /// Adds a column without values.
+    pub(super) fn column(
+        &mut self,
+        profile_type: ProfileType,
+        temporality: Temporality,
+        scale: Scale,
+    ) -> ColumnId {
+        self.columns.push(Sums {
+            profile_type,
+            temporality,
+            scale,
+            values: Vec::new(),
+        });
+        ColumnId(self.columns.len().saturating_sub(1))
+    }
+
+    /// Types of the columns so far.
+    pub(super) fn types(&self) -> impl Iterator<Item = &ProfileType> {
+        self.columns.iter().map(|column| &column.profile_type)
+    }
+
+    /// The id of `frame`, whose texts are cut where they are too long.
+    pub(super) fn frame(&mut self, frame: Frame) -> FrameId {
+        let frame = self.cut_texts(frame);
+        if let Some(&id) = self.ids.get(&frame) {
+            return id;
+        }
+        if self.is_full() {
+            return FrameId::NONE;
+        }
+        self.admit_frame(frame)
+    }
+
+    /// Puts `frame` on the stack that is being built, below the frame it was
+    /// called from: the leaf comes first.
+    pub(super) fn push(&mut self, frame: FrameId) {
+        if self.path.len() < self.limits.depth {
+            self.path.push(frame);
+        } else {
+            self.is_truncated = true;
+        }
+    }
+
+    /// Ends the stack that is being built; without a push it is the empty one.
+    pub(super) fn finish_stack(&mut self) -> StackId {
+        let mut path = mem::take(&mut self.path);
+        if mem::take(&mut self.is_truncated) {
+            self.left_out.truncated_samples = self.left_out.truncated_samples.saturating_add(1);
+            path.push(self.synthetic(TRUNCATED));
+        }
+        let id = self.stack_at(&path);
+        // Kept, so that the next stack needs no memory of its own.
+        path.clear();
+        self.path = path;
+        id
+    }
+
+    /// Adds `value` of one sample; zero changes nothing.
+    pub(super) fn count(&mut self, column: ColumnId, stack: StackId, value: i64) {
+        if value != 0
+            && let Some(sums) = self.columns.get_mut(column.0)
+        {
+            sums.add(stack, value);
+        }
+    }
+
+    /// What is changed or not kept so far.
+    pub(super) fn left_out(&mut self) -> &mut LeftOut {
+        &mut self.left_out
+    }
+
+    /// Whether there is no stack.
+    pub(super) fn is_empty(&self) -> bool {
+        self.stacks.is_empty()
+    }
+
+    /// The stacks in the order of their first samples, the columns in the order
+    /// in which they were added, and what is missing.
+    pub(super) fn finish(self) -> (Vec<Stack>, Vec<Column>, LeftOut) {
+        let stacks = self.stacks.len();
+        let columns = self.columns.into_iter();
+        let columns = columns.map(|column| column.finish(stacks)).collect();
+        (self.stacks, columns, self.left_out)
+    }
+
+    fn is_full(&self) -> bool {
+        self.spent_bytes >= self.limits.dictionary_bytes
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.spent_bytes = self.spent_bytes.saturating_add(bytes);
+    }
+
+    fn stack_at(&mut self, path: &[FrameId]) -> StackId {
+        if let Some(&id) = self.paths.get(path) {
+            return id;
+        }
+        let has_room = self.stacks.len() < self.limits.stacks && !self.is_full();
+        if has_room && !path.contains(&FrameId::NONE) {
+            return self.admit_stack(path);
+        }
+        self.left_out.pooled_samples = self.left_out.pooled_samples.saturating_add(1);
+        if let Some(id) = self.other {
+            return id;
+        }
+        let frame = self.synthetic(OTHER);
+        let id = self.admit_stack(&[frame]);
+        self.other = Some(id);
+        id
+    }
+
+    fn admit_stack(&mut self, path: &[FrameId]) -> StackId {
+        let id = StackId(self.stacks.len());
+        let frames = path.iter().filter_map(|frame| {
+            let index = usize::try_from(frame.0).ok()?;
+            self.frames.get(index).cloned()
+        });
+        self.stacks.push(frames.collect());
+        self.paths.insert(Box::from(path), id);
+        self.spend(path.len().saturating_mul(STEP_COST) + ENTRY_COST);
+        id
+    }
+
+    /// The id of a frame of ours, for which there is always room.
+    fn synthetic(&mut self, name: &str) -> FrameId {
+        let frame = Frame::named(FrameKind::Synthetic, name);
+        match self.ids.get(&frame) {
+            Some(&id) => id,
+            None => self.admit_frame(frame),
+        }
+    }
+
+    fn admit_frame(&mut self, frame: Frame) -> FrameId {
+        let id = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
+        let frame = Frame {
+            function: self.text(&frame.function),
+            system_name: self.text(&frame.system_name),
+            file: self.text(&frame.file),
+            build_id: self.text(&frame.build_id),
+            ..frame
+        };
+        self.spend(FRAME_COST);
+        self.frames.push(frame.clone());
+        self.ids.insert(frame, FrameId(id));
+        FrameId(id)
+    }
+
+    /// The one copy of `text`.
+    fn text(&mut self, text: &Arc<str>) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return Arc::clone(known);
+        }
+        self.spend(text.len().saturating_add(ENTRY_COST));
+        self.texts.insert(Arc::clone(text));
+        Arc::clone(text)
+    }
+
+    fn cut_texts(&mut self, frame: Frame) -> Frame {
+        Frame {
+            function: self.cut_text(frame.function),
+            system_name: self.cut_text(frame.system_name),
+            file: self.cut_text(frame.file),
+            build_id: self.cut_text(frame.build_id),
+            ..frame
+        }
+    }
+
+    fn cut_text(&mut self, text: Arc<str>) -> Arc<str> {
+        if text.len() <= self.limits.name_bytes {
+            return text;
+        }
+        self.left_out.cut_texts = self.left_out.cut_texts.saturating_add(1);
+        Arc::from(start_of(&text, self.limits.name_bytes))
+    }
+}
