@@ -11,11 +11,13 @@ use proto::labels::{LabelSet, POD, VERSION};
 use proto::profile::Facts;
 use proto::stack::FrameKind;
 use proto::window::Window;
+#[cfg(test)]
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::detect::catalogue::Catalogue;
 use crate::detect::spin::{self, SpinSettings};
+use crate::store::tree::ServiceTree;
 use crate::tree::CallTree;
 
 /// Most functions of a [`ServiceRow`].
@@ -34,7 +36,10 @@ pub struct StepProfile<'a> {
     pub service: &'a str,
     /// Labels of the series.
     pub labels: &'a LabelSet,
-    /// Call tree whose self values are numbers of samples.
+    /// How many samples.
+    pub samples: u64,
+    /// Call tree whose self values are numbers of samples; empty when nothing
+    /// in it can be a spin, see [`spin::may_spin`].
     pub tree: &'a CallTree,
     /// CPU time that one sample stands for.
     pub period_ns: u64,
@@ -150,7 +155,7 @@ pub fn series_row(
     settings: &SpinSettings,
 ) -> SeriesRow {
     let observed_ns = observed(profile);
-    let samples = count(profile.tree.total());
+    let samples = profile.samples;
     SeriesRow {
         step: profile.step,
         tenant: profile.tenant.to_owned(),
@@ -168,10 +173,9 @@ pub fn series_row(
     }
 }
 
-/// Computes the row of one version of a service from the summed tree of its
-/// series.
-pub fn service_row(profile: &StepProfile<'_>) -> ServiceRow {
-    let mut counts = function_counts(profile.tree);
+/// Computes the row of one version of a service from the functions of its
+/// series; the tree is not looked at.
+pub fn service_row(profile: &StepProfile<'_>, mut counts: Vec<FunctionCount>) -> ServiceRow {
     // Half of the places go to the largest flat values: a deep chain of
     // callers must not push out the functions that do the work.
     counts.sort_by(|a, b| {
@@ -192,7 +196,7 @@ pub fn service_row(profile: &StepProfile<'_>) -> ServiceRow {
         version: profile.labels.get(VERSION).unwrap_or("").to_owned(),
         period_ns: profile.period_ns,
         observed_ns: observed(profile),
-        samples: count(profile.tree.total()),
+        samples: profile.samples,
         functions: counts,
         other_flat: left_out
             .iter()
@@ -251,7 +255,7 @@ pub(crate) fn count(value: i128) -> u64 {
     u64::try_from(value.max(0)).unwrap_or(u64::MAX)
 }
 
-fn observed(profile: &StepProfile<'_>) -> u64 {
+pub(crate) fn observed(profile: &StepProfile<'_>) -> u64 {
     let whole = u64::try_from(profile.step.duration().as_nanos()).unwrap_or(u64::MAX);
     match profile.observed_ns {
         0 => whole,
@@ -259,8 +263,48 @@ fn observed(profile: &StepProfile<'_>) -> u64 {
     }
 }
 
-/// Flat and cum of every function of `tree`, in no order.
-fn function_counts(tree: &CallTree) -> Vec<FunctionCount> {
+/// Flat and cum of every function, in no order, of the sums `values` by stack id
+/// of a service's tree. A function counts once for a stack that it is on.
+pub fn function_counts(tree: &ServiceTree, values: &[i128]) -> Vec<FunctionCount> {
+    let mut flat = vec![0_u64; tree.string_count()];
+    let mut cum = vec![0_u64; tree.string_count()];
+    // The last stack that a function was seen on.
+    let mut seen = vec![u32::MAX; tree.string_count()];
+    let at = |id: u32| usize::try_from(id).unwrap_or(usize::MAX);
+    for (stack, &value) in (0_u32..).zip(values) {
+        let samples = count(value);
+        if samples == 0 {
+            continue;
+        }
+        let mut is_leaf = true;
+        for function in tree.functions_of(stack) {
+            if std::mem::take(&mut is_leaf)
+                && let Some(flat) = flat.get_mut(at(function))
+            {
+                *flat = flat.saturating_add(samples);
+            }
+            if let (Some(seen), Some(cum)) = (seen.get_mut(at(function)), cum.get_mut(at(function)))
+                && *seen != stack
+            {
+                *seen = stack;
+                *cum = cum.saturating_add(samples);
+            }
+        }
+    }
+    (0_u32..)
+        .zip(flat.into_iter().zip(cum))
+        .filter(|(_, (_, cum))| *cum > 0)
+        .map(|(function, (flat, cum))| FunctionCount {
+            function: tree.string(function).unwrap_or_default().to_owned(),
+            flat,
+            cum,
+        })
+        .collect()
+}
+
+/// What [`function_counts`] finds, from a call tree.
+#[cfg(test)]
+fn counts_of_tree(tree: &CallTree) -> Vec<FunctionCount> {
     let mut ids: FxHashMap<&str, usize> = FxHashMap::default();
     let mut counts: Vec<FunctionCount> = Vec::new();
     let of_frame: Vec<usize> = tree
@@ -319,6 +363,7 @@ fn function_counts(tree: &CallTree) -> Vec<FunctionCount> {
     counts
 }
 
+#[cfg(test)]
 #[derive(Clone, Copy)]
 enum Visit {
     Enter,

@@ -6,28 +6,30 @@
 //! Rows are a function of what is stored, so a step may be computed again:
 //! after a restart, or when a late window arrives.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proto::labels::{LabelSet, VERSION};
 use proto::profile::Facts;
 use proto::status::chain;
 use proto::window::{Clock, UnixNanos, Window};
+use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::alert::Alerts;
 use crate::detect::catalogue::Catalogue;
-use crate::detect::spin::SpinSettings;
+use crate::detect::spin::{self, SpinSettings};
 use crate::directory::Directory;
 use crate::dirty::Dirty;
-use crate::feature::{self, StepProfile, codec};
+use crate::feature::{self, SeriesRow, StepProfile, codec};
 use crate::flatten::{Choice, flatten};
 use crate::metrics::Metrics;
 use crate::store::segment::RangeSum;
 use crate::store::tier::Tier;
-use crate::store::trees::{self, Trees};
+use crate::store::tree::ServiceTree;
+use crate::store::trees::{self, SharedTree, Trees};
 use crate::store::{
     KeyValue, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, SumRequest,
 };
@@ -35,6 +37,8 @@ use crate::tree::CallTree;
 
 /// Longest wait for stragglers after a step; a shorter step waits its length.
 const MAX_GRACE: Duration = Duration::from_secs(15);
+/// Services whose waiting stacks are remembered.
+const MAX_WAITS: usize = 10_000;
 /// How far back steps are computed again after a start.
 const LOOK_BACK: Duration = Duration::from_secs(600);
 
@@ -50,6 +54,7 @@ pub struct Watch {
     clock: Arc<dyn Clock>,
     catalogue: Catalogue,
     settings: SpinSettings,
+    waits: Waits,
 }
 
 fn window(start_s: u64, length_s: u64) -> Option<Window> {
@@ -84,6 +89,7 @@ impl Watch {
             clock,
             catalogue,
             settings,
+            waits: Waits::default(),
         }
     }
 
@@ -160,37 +166,14 @@ impl Watch {
         };
         let mut encoded = Vec::new();
         let mut rows = Vec::new();
-        let mut versions = BTreeSet::new();
-        for &(service, series) in marks {
-            // What cannot be read of one series does not keep the others from
+        for (service, marked) in by_service(marks) {
+            // What cannot be read of one service does not keep the others from
             // being judged.
-            let read = self.name(service, series).and_then(|name| {
-                let samples = self.samples(step, service, &[series])?;
-                Ok((name, samples))
-            });
-            let (name, samples) = match read {
-                Ok((Some(name), samples)) => (name, samples),
-                Ok((None, _)) => continue,
-                Err(failure) => {
-                    self.tell(&failure, "series not looked at");
-                    continue;
+            match self.service(step, service, &marked) {
+                Ok(found) => {
+                    encoded.extend(found.encoded);
+                    rows.extend(found.rows);
                 }
-            };
-            versions.insert((service, version(&name.labels).to_owned()));
-            if let Some(samples) = samples {
-                let row = feature::series_row(
-                    &name.profile(step, &samples),
-                    &self.catalogue,
-                    &self.settings,
-                );
-                let key = codec::key(codec::SERIES_ROW, service.0, step.start(), series.0);
-                encoded.push((key.to_vec(), row.encode()));
-                rows.push(row);
-            }
-        }
-        for (service, version) in versions {
-            match self.service_row(step, service, &version) {
-                Ok(row) => encoded.extend(row),
                 Err(failure) => self.tell(&failure, "service not looked at"),
             }
         }
@@ -212,55 +195,99 @@ impl Watch {
         error!(error = chain(failure), "{what}");
     }
 
-    /// Names and labels of a series; `None` if it is not known any more.
-    fn name(&self, service: ServiceId, series: SeriesId) -> Result<Option<Name>, StoreError> {
-        let key = self.directory.service_key(service);
-        let labels = self
-            .directory
-            .with_series(service, |table| table.labels(series).map(Arc::clone))?;
-        Ok(key.zip(labels).map(|(key, labels)| Name { key, labels }))
-    }
-
-    /// Key and bytes of the functions of one version of a service in a step,
-    /// over all its series; `None` without CPU samples.
-    fn service_row(
+    /// Rows of the marked series of a service in a step, and of every version of
+    /// it that has one of them.
+    fn service(
         &self,
         step: Window,
         service: ServiceId,
-        wanted: &str,
-    ) -> Result<Option<KeyValue>, StoreError> {
-        let series: Vec<SeriesId> = self.directory.with_series(service, |table| {
-            let of_version = table.iter().filter(|(_, labels)| version(labels) == wanted);
-            of_version.map(|(id, _)| id).collect()
+        marked: &BTreeSet<SeriesId>,
+    ) -> Result<Found, StoreError> {
+        let mut found = Found::default();
+        let Some(key) = self.directory.service_key(service) else {
+            return Ok(found);
+        };
+        let active = self.store.active_series(PtypeId::FACTS, service, step)?;
+        let mut versions: BTreeMap<String, Vec<(SeriesId, Arc<LabelSet>)>> = BTreeMap::new();
+        self.directory.with_series(service, |table| {
+            for id in active {
+                if let Some(labels) = table.labels(id) {
+                    let of_version = versions.entry(version(labels).to_owned());
+                    of_version.or_default().push((id, Arc::clone(labels)));
+                }
+            }
         })?;
-        let Some(first) = series.first() else {
-            return Ok(None);
-        };
-        let (Some(name), Some(samples)) = (
-            self.name(service, *first)?,
-            self.samples(step, service, &series)?,
-        ) else {
-            return Ok(None);
-        };
-        let row = feature::service_row(&name.profile(step, &samples));
-        let discriminator = codec::version_number(wanted);
-        let key = codec::key(codec::SERVICE_ROW, service.0, step.start(), discriminator);
-        Ok(Some((key.to_vec(), row.encode())))
+        versions.retain(|_, series| series.iter().any(|(id, _)| marked.contains(id)));
+        let shared = self.trees.get(service)?;
+        for (version, series) in versions {
+            let mut whole = Samples::default();
+            let mut observed = 0_u64;
+            let mut name = None;
+            for (id, labels) in series {
+                let Some(samples) = self.samples(step, service, id)? else {
+                    continue;
+                };
+                whole.absorb(&samples);
+                observed += 1;
+                let of_series = Name {
+                    key: Arc::clone(&key),
+                    labels,
+                };
+                if marked.contains(&id) {
+                    found.series(
+                        self.series_row(step, &of_series, &shared, &samples),
+                        service,
+                        id,
+                    );
+                }
+                name = Some(of_series);
+            }
+            let Some(name) = name else { continue };
+            // Rows hold the time that one series was observed, on average.
+            whole.observed_ns /= observed.max(1);
+            let counts = feature::function_counts(&trees::read(&shared), &whole.values);
+            let nothing = CallTree::new();
+            let row = feature::service_row(&name.profile(step, &whole, &nothing), counts);
+            let discriminator = codec::version_number(&version);
+            let key = codec::key(codec::SERVICE_ROW, service.0, step.start(), discriminator);
+            found.encoded.push((key.to_vec(), row.encode()));
+        }
+        Ok(found)
     }
 
-    /// CPU samples of some series of a service in a step, and what is known of
-    /// them; `None` if nothing was observed.
+    /// The row of a series; its call tree is built only if it may hold a spin.
+    fn series_row(
+        &self,
+        step: Window,
+        name: &Name,
+        shared: &SharedTree,
+        samples: &Samples,
+    ) -> SeriesRow {
+        let tree = trees::read(shared);
+        let mut built = CallTree::new();
+        let waiting = self.waits.waiting(&tree, &samples.values, &self.catalogue);
+        let profile = name.profile(step, samples, &built);
+        if spin::may_spin(waiting, &profile, &self.settings) {
+            flatten(&mut built, &tree, &samples.values, &Choice::ALL);
+        }
+        let profile = name.profile(step, samples, &built);
+        feature::series_row(&profile, &self.catalogue, &self.settings)
+    }
+
+    /// CPU samples of a series in a step, and what is known of it; `None` if
+    /// nothing was observed.
     fn samples(
         &self,
         step: Window,
         service: ServiceId,
-        series: &[SeriesId],
+        series: SeriesId,
     ) -> Result<Option<Samples>, StoreError> {
+        let series = [series];
         let request = |ptype| SumRequest {
             tier: Tier::Window,
             ptype,
             service,
-            series: Some(series),
+            series: Some(&series),
             window: step,
         };
         let mut samples = Samples::default();
@@ -270,18 +297,12 @@ impl Watch {
             }
             let mut sum = RangeSum::default();
             self.store.sum(&request(ptype), &mut sum)?;
-            // Rows hold the time that one series was observed, on average.
-            let count = u64::try_from(sum.series.len()).unwrap_or(u64::MAX).max(1);
-            samples.observed_ns = samples
-                .observed_ns
-                .saturating_add(sum.observed_ns() / count);
-            let shared = self.trees.get(service)?;
-            let stacks = trees::read(&shared);
+            samples.observed_ns = samples.observed_ns.saturating_add(sum.observed_ns());
             for (kind, sum) in sum.sums {
                 // Steps of one rate are the rule; at a change of rate the
                 // larger period stands for both, a few samples off.
                 samples.period_ns = samples.period_ns.max(kind.weight);
-                flatten(&mut samples.tree, &stacks, &sum.values, &Choice::ALL);
+                samples.add(&sum.values);
             }
         }
         if samples.observed_ns == 0 {
@@ -290,14 +311,42 @@ impl Watch {
         let facts = &mut samples.facts;
         self.store
             .facts(&request(PtypeId::FACTS), &mut |_, _, window| {
-                *facts = Facts {
-                    cpu_ns: facts.cpu_ns.saturating_add(window.cpu_ns),
-                    throttled_ns: facts.throttled_ns.saturating_add(window.throttled_ns),
-                    lost_samples: facts.lost_samples.saturating_add(window.lost_samples),
-                    ..*window
-                };
+                *facts = added(facts, window);
             })?;
         Ok(Some(samples))
+    }
+}
+
+/// Facts of two windows: amounts add, of the rest the later one holds.
+fn added(all: &Facts, next: &Facts) -> Facts {
+    Facts {
+        cpu_ns: all.cpu_ns.saturating_add(next.cpu_ns),
+        throttled_ns: all.throttled_ns.saturating_add(next.throttled_ns),
+        lost_samples: all.lost_samples.saturating_add(next.lost_samples),
+        ..*next
+    }
+}
+
+fn by_service(marks: &BTreeSet<(ServiceId, SeriesId)>) -> BTreeMap<ServiceId, BTreeSet<SeriesId>> {
+    let mut services: BTreeMap<ServiceId, BTreeSet<SeriesId>> = BTreeMap::new();
+    for (service, series) in marks {
+        services.entry(*service).or_default().insert(*series);
+    }
+    services
+}
+
+/// Rows of a service in a step.
+#[derive(Default)]
+struct Found {
+    encoded: Vec<KeyValue>,
+    rows: Vec<SeriesRow>,
+}
+
+impl Found {
+    fn series(&mut self, row: SeriesRow, service: ServiceId, id: SeriesId) {
+        let key = codec::key(codec::SERIES_ROW, service.0, row.step.start(), id.0);
+        self.encoded.push((key.to_vec(), row.encode()));
+        self.rows.push(row);
     }
 }
 
@@ -310,26 +359,81 @@ struct Name {
 /// CPU samples of a step.
 #[derive(Default)]
 struct Samples {
-    /// Sample counts.
-    tree: CallTree,
+    /// Sample counts by stack id.
+    values: Vec<i128>,
     period_ns: u64,
     observed_ns: u64,
     facts: Facts,
 }
 
+impl Samples {
+    fn add(&mut self, values: &[i128]) {
+        if self.values.len() < values.len() {
+            self.values.resize(values.len(), 0);
+        }
+        for (slot, value) in self.values.iter_mut().zip(values) {
+            *slot = slot.saturating_add(*value);
+        }
+    }
+
+    fn absorb(&mut self, other: &Self) {
+        self.add(&other.values);
+        self.period_ns = self.period_ns.max(other.period_ns);
+        self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
+        self.facts = added(&self.facts, &other.facts);
+    }
+}
+
 impl Name {
-    fn profile<'a>(&'a self, step: Window, samples: &'a Samples) -> StepProfile<'a> {
+    fn profile<'a>(
+        &'a self,
+        step: Window,
+        samples: &Samples,
+        tree: &'a CallTree,
+    ) -> StepProfile<'a> {
+        let counts = samples.values.iter();
         StepProfile {
             step,
             tenant: &self.key.tenant,
             namespace: &self.key.namespace,
             service: &self.key.service,
             labels: &self.labels,
-            tree: &samples.tree,
+            samples: feature::count(counts.fold(0, |sum, value| sum.saturating_add(*value))),
+            tree,
             period_ns: samples.period_ns,
             observed_ns: samples.observed_ns,
             facts: samples.facts,
         }
+    }
+}
+
+/// Which stacks of which services count as waiting, found once for each.
+#[derive(Debug, Default)]
+struct Waits {
+    services: Mutex<FxHashMap<ServiceId, (u64, Vec<bool>)>>,
+}
+
+impl Waits {
+    /// Samples of `values`, by stack id of `tree`, whose leaf waits.
+    fn waiting(&self, tree: &ServiceTree, values: &[i128], catalogue: &Catalogue) -> u64 {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if services.len() >= MAX_WAITS && !services.contains_key(&tree.service()) {
+            services.clear();
+        }
+        let known = services.entry(tree.service()).or_default();
+        if known.0 != tree.roll_backs() {
+            *known = (tree.roll_backs(), Vec::new());
+        }
+        let waits = &mut known.1;
+        for stack in (0_u32..).take(values.len()).skip(waits.len()) {
+            let roles = tree.frames_of(stack).map(|frame| {
+                let name = tree.string(frame.function).unwrap_or_default();
+                catalogue.role_of(frame.kind, name)
+            });
+            waits.push(spin::waits(roles));
+        }
+        let waiting = values.iter().zip(waits).filter(|(_, waits)| **waits);
+        feature::count(waiting.fold(0, |sum, (value, _)| sum.saturating_add(*value)))
     }
 }
 

@@ -198,11 +198,16 @@ impl Catalogue {
     /// What `frame`'s function is. Time in the kernel belongs to the function
     /// that called it. A frame without a symbol is nobody's.
     pub fn role(&self, frame: &Frame) -> Role {
+        self.role_of(frame.kind, &frame.function)
+    }
+
+    /// The role of code of `kind` in `function`.
+    pub fn role_of(&self, kind: FrameKind, function: &str) -> Role {
         let of_nobody = Role {
             is_system: true,
             ..Role::default()
         };
-        match frame.kind {
+        match kind {
             FrameKind::Kernel => Role {
                 is_transparent: true,
                 ..of_nobody
@@ -215,9 +220,9 @@ impl Catalogue {
             | FrameKind::Jvm
             | FrameKind::Node => self
                 .languages
-                .get(frame.kind.language())
+                .get(kind.language())
                 .map_or_else(Role::default, |language| {
-                    language.role(plain_name(&frame.function))
+                    language.role(plain_name(function))
                 }),
         }
     }

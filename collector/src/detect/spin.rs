@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 
 use super::catalogue::{Catalogue, Role, plain_name};
 use super::{Detector, Finding, FindingKind, Level};
-use crate::feature::{PathFrame, SeriesRow, SpinCandidate, StepProfile, cores, count, real};
+use crate::feature::{self, PathFrame, SeriesRow, SpinCandidate, StepProfile, cores, count, real};
 use crate::tree::CallTree;
 
 /// Most candidates of a row.
@@ -138,6 +138,28 @@ fn throttled_share(row: &SeriesRow) -> f64 {
     (throttled.as_secs_f64() / row.step.duration().as_secs_f64()).min(1.0)
 }
 
+/// Whether a step with `waiting` samples whose leaf waits can hold a spin: a
+/// place has enough samples, and enough of them wait.
+pub fn may_spin(waiting: u64, profile: &StepProfile<'_>, settings: &SpinSettings) -> bool {
+    let observed_ns = feature::observed(profile);
+    let enter = settings.enter_cores(profile.facts.cpu_limit_millicores);
+    let least_cores = enter * settings.leave_share * settings.min_wait;
+    let least = settings.enough_samples(profile.period_ns, observed_ns) * settings.min_wait;
+    real(waiting) >= least && cores(waiting, profile.period_ns, observed_ns) >= least_cores
+}
+
+/// Whether samples of a stack, given leaf first, count as waiting.
+pub fn waits(leaf_first: impl Iterator<Item = Role>) -> bool {
+    let mut deepest = None;
+    for role in leaf_first {
+        deepest = Some(role);
+        if !role.is_transparent {
+            break;
+        }
+    }
+    deepest.is_some_and(|role| role.waits)
+}
+
 /// Places of `profile`'s call tree that look like a spin, largest first, at
 /// most [`MAX_CANDIDATES`]. None lies above or below another.
 pub(crate) fn candidates(
@@ -150,7 +172,7 @@ pub(crate) fn candidates(
     let enter_cores = settings.enter_cores(profile.facts.cpu_limit_millicores);
     let leave_cores = enter_cores * settings.leave_share;
     let enough = settings.enough_samples(profile.period_ns, observed_ns);
-    let whole = count(profile.tree.total());
+    let whole = profile.samples;
     // Most series use less CPU than the smallest spin: they cost nothing.
     if cores_of(whole) < leave_cores || real(whole) < enough {
         return Vec::new();

@@ -30,6 +30,7 @@ fn profile<'a>(tree: &'a CallTree, labels: &'a LabelSet) -> StepProfile<'a> {
         namespace: "prod",
         service: "logger",
         labels,
+        samples: count(tree.total()),
         tree,
         period_ns: 10_000_000,
         observed_ns: 0,
@@ -100,7 +101,7 @@ fn a_function_that_calls_itself_counts_once_per_sample() {
         ("main.main;main.walk;main.leaf;main.walk", 2),
         ("main.other;main.leaf", 1),
     ]);
-    let row = service_row(&profile(&tree, &labels()));
+    let row = service_row(&profile(&tree, &labels()), counts_of_tree(&tree));
     let counts: Vec<(&str, u64, u64)> = row
         .functions
         .iter()
@@ -127,7 +128,10 @@ fn a_long_chain_of_callers_does_not_push_out_the_workers() {
         .map(|n| (format!("{chain};worker{n:03}"), 1_000 - n))
         .collect();
     let stacks: Vec<(&str, i128)> = stacks.iter().map(|(s, n)| (s.as_str(), *n)).collect();
-    let row = service_row(&profile(&tree(&stacks), &labels()));
+    let row = service_row(
+        &profile(&tree(&stacks), &labels()),
+        counts_of_tree(&tree(&stacks)),
+    );
     assert_eq!(row.functions.len(), MAX_FUNCTIONS);
     let is_listed = |name: &str| row.functions.iter().any(|f| f.function == name);
     assert!(is_listed("worker000") && is_listed("worker099") && is_listed("caller000"));
@@ -168,7 +172,7 @@ fn hex(bytes: &[u8]) -> String {
 fn bytes_on_disk_stay_as_they_are() {
     expect!["0180c0cce5f0c1ce972f80b09dc2df0109616e6f6e796d6f75730470726f64066c6f67676572016103312e389ffbfffdaaff8ea5820180ade20480b09dc2df01a22f222222222222f03f80c4889fe30100000001d00f000000000001020e6d61696e2e737461727453696e6b0000021072756e74696d652e73656c656374676f000002010e6d61696e2e737461727453696e6bba27efeeeeeeeeeeea3f600220fe76c2fb3f98746a1ee4aeef3f01fbd96265f846843f031072756e74696d652e73656c656374676f7a90bb7eb658e93f0f72756e74696d652e73656c6c6f636b7a90bb7eb658c93f0c72756e74696d652e73656e64fbd96265f846843f"].assert_eq(&hex(&spinning().encode()));
     let tree = tree(&[("main.f;main.g", 300), ("main.f", 1)]);
-    expect!["0180c0cce5f0c1ce972f80b09dc2df0103312e3880ade20480b09dc2df01ad020002066d61696e2e6601ad02066d61696e2e67ac02ac02"].assert_eq(&hex(&service_row(&profile(&tree, &labels())).encode()));
+    expect!["0180c0cce5f0c1ce972f80b09dc2df0103312e3880ade20480b09dc2df01ad020002066d61696e2e6601ad02066d61696e2e67ac02ac02"].assert_eq(&hex(&service_row(&profile(&tree, &labels()), counts_of_tree(&tree)).encode()));
     let at = step().start();
     expect!["0100000007000000006553f12800000009"].assert_eq(&hex(&key(SERIES_ROW, 7, at, 9)));
     expect!["0200000007000000006553f128f97e17f8"].assert_eq(&hex(&key(
@@ -201,7 +205,7 @@ fn what_is_no_row_is_refused() {
         );
     }
     // A list said to be endless, of nothing.
-    let mut endless = ServiceRow::encode(&service_row(&profile(&tree(&[]), &labels())));
+    let mut endless = ServiceRow::encode(&service_row(&profile(&tree(&[]), &labels()), Vec::new()));
     endless.pop();
     endless.extend([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]);
     assert_eq!(ServiceRow::decode(&endless), Err(RowError::Damaged));
@@ -264,6 +268,27 @@ fn candidates() -> impl Strategy<Value = Vec<SpinCandidate>> {
 }
 
 proptest! {
+    #[test]
+    fn functions_are_counted_as_in_the_call_tree(
+        stacks in proptest::collection::vec((proptest::collection::vec("[a-c]", 0..5), 1i128..9), 0..20),
+    ) {
+        let mut stored = ServiceTree::new(crate::store::ServiceId(1), crate::store::Epoch(0));
+        let mut values = Vec::new();
+        let mut tree = CallTree::new();
+        for (stack, value) in &stacks {
+            let frames: Vec<_> = stack.iter().map(|name| Frame::named(FrameKind::Go, name)).collect();
+            let id = stored.intern(frames.iter()) as usize;
+            values.resize(values.len().max(id + 1), 0);
+            values[id] += value;
+            tree.add(frames.iter(), *value);
+        }
+        let sorted = |mut counts: Vec<FunctionCount>| {
+            counts.sort_by(|a, b| a.function.cmp(&b.function));
+            counts
+        };
+        prop_assert_eq!(sorted(function_counts(&stored, &values)), sorted(counts_of_tree(&tree)));
+    }
+
     #[test]
     fn series_rows_round_trip(
         texts in prop::array::uniform5(text()),

@@ -781,6 +781,16 @@ impl Writer {
         Ok(live)
     }
 
+    /// The tree of a service; what this group adds to it is written with it.
+    fn tree(&self, service: ServiceId, pending: &mut Pending) -> Result<SharedTree, StoreError> {
+        if let Some(tree) = pending.trees.get(&service) {
+            return Ok(Arc::clone(tree));
+        }
+        let tree = self.trees.get(service)?;
+        pending.trees.insert(service, Arc::clone(&tree));
+        Ok(tree)
+    }
+
     /// Stack ids of the service's tree for stack ids of the stream.
     fn stacks(
         &mut self,
@@ -792,14 +802,6 @@ impl Writer {
         if wire.is_empty() {
             return Ok(Vec::new());
         }
-        let tree = match pending.trees.get(&service) {
-            Some(tree) => Arc::clone(tree),
-            None => {
-                let tree = self.trees.get(service)?;
-                pending.trees.insert(service, Arc::clone(&tree));
-                tree
-            }
-        };
         let dictionary = &mut *lock(&submission.dictionary);
         if dictionary.resolved.len() >= MAX_RESOLVED && !dictionary.resolved.contains_key(&service)
         {
@@ -808,15 +810,27 @@ impl Writer {
         let resolved = dictionary.resolved.entry(service).or_default();
         resolved.resize(dictionary.decoder.stack_count(), None);
         let mut out = Vec::with_capacity(wire.len());
+        // Looked at only when a stack is new to the stream, which is seldom.
+        let mut tree = None;
         for &id in wire {
             let slot = usize::try_from(id).ok().and_then(|id| resolved.get_mut(id));
             let Some(slot) = slot else {
                 return refuse(RefusalCode::Malformed, format!("unknown stack {id}"));
             };
-            let stack = *slot.get_or_insert_with(|| {
-                let root_first = dictionary.decoder.stack(id).rev();
-                trees::write(&tree).intern(root_first)
-            });
+            let stack = match *slot {
+                Some(stack) => stack,
+                None => {
+                    if tree.is_none() {
+                        tree = Some(self.tree(service, pending)?);
+                    }
+                    let root_first = dictionary.decoder.stack(id).rev();
+                    let interned = tree
+                        .as_ref()
+                        .map(|tree| trees::write(tree).intern(root_first));
+                    *slot = interned;
+                    interned.unwrap_or_default()
+                }
+            };
             out.push(stack);
         }
         Ok(out)

@@ -42,6 +42,7 @@ pub struct ServiceTree {
     stack_ids: FxHashMap<u32, u32>,
     string_bytes: usize,
     durable: Lengths,
+    roll_backs: u64,
 }
 
 fn id(length: usize) -> u32 {
@@ -71,7 +72,13 @@ impl ServiceTree {
                 nodes: 1,
                 ..Lengths::default()
             },
+            roll_backs: 0,
         }
+    }
+
+    /// Whose it is.
+    pub fn service(&self) -> ServiceId {
+        self.service
     }
 
     /// The version of the tree.
@@ -97,6 +104,40 @@ impl ServiceTree {
             + self.frames.len() * 96
             + self.nodes.len() * 32
             + self.stacks.len() * 20
+    }
+
+    /// How many texts it has.
+    pub fn string_count(&self) -> usize {
+        self.strings.len()
+    }
+
+    /// Text `id`.
+    pub fn string(&self, id: u32) -> Option<&str> {
+        at(&self.strings, id).map(|text| &**text)
+    }
+
+    /// Function names of a stack as ids of texts, leaf first.
+    pub fn functions_of(&self, stack: u32) -> impl Iterator<Item = u32> {
+        self.frames_of(stack).map(|frame| frame.function)
+    }
+
+    /// Frames of a stack, leaf first.
+    pub fn frames_of(&self, stack: u32) -> impl Iterator<Item = &FrameRow> {
+        let mut node = self.leaf(stack).unwrap_or(0);
+        std::iter::from_fn(move || {
+            if node == 0 {
+                return None;
+            }
+            let (parent, frame) = *at(&self.nodes, node)?;
+            node = parent;
+            at(&self.frames, frame)
+        })
+    }
+
+    /// How often what was not written was taken back: ids of stacks stand for
+    /// the same stacks as long as this stays.
+    pub fn roll_backs(&self) -> u64 {
+        self.roll_backs
     }
 
     /// The leaf node of stack `stack`.
@@ -143,7 +184,7 @@ impl ServiceTree {
         })
     }
 
-    fn string(&mut self, text: &Arc<str>) -> u32 {
+    fn intern_string(&mut self, text: &Arc<str>) -> u32 {
         if let Some(&known) = self.string_ids.get(text) {
             return known;
         }
@@ -157,12 +198,12 @@ impl ServiceTree {
     fn intern_frame(&mut self, frame: &Frame) -> u32 {
         let row = FrameRow {
             kind: frame.kind,
-            function: self.string(&frame.function),
-            system_name: self.string(&frame.system_name),
-            file: self.string(&frame.file),
+            function: self.intern_string(&frame.function),
+            system_name: self.intern_string(&frame.system_name),
+            file: self.intern_string(&frame.file),
             start_line: frame.start_line,
             line: frame.line,
-            build_id: self.string(&frame.build_id),
+            build_id: self.intern_string(&frame.build_id),
             file_offset: frame.file_offset,
         };
         if let Some(&known) = self.frame_ids.get(&row) {
@@ -248,6 +289,7 @@ impl ServiceTree {
 
     /// Takes back what was not written.
     pub fn roll_back(&mut self) {
+        self.roll_backs += 1;
         let durable = self.durable;
         for text in self.strings.drain(durable.strings..) {
             self.string_bytes -= text.len();
