@@ -102,6 +102,7 @@ pub struct Running {
     port: JoinSet<()>,
     parts: JoinSet<()>,
     stop_parts: CancellationToken,
+    store: Arc<dyn Store>,
     writer: Option<std::thread::JoinHandle<()>>,
     profiling: Option<Profiling>,
 }
@@ -115,6 +116,11 @@ impl Running {
     /// What links begin with.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The store, for those who measure it.
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
     }
 
     /// Waits for the shutdown and stops every part in order.
@@ -284,6 +290,7 @@ pub async fn start(
             stop_parts.clone(),
         ));
     }
+    let kept_store = Arc::clone(&store);
     parts.spawn(keep_house(
         store,
         trees,
@@ -329,6 +336,7 @@ pub async fn start(
         port,
         parts,
         stop_parts,
+        store: kept_store,
         writer: Some(writer),
         profiling: profiling.flatten(),
     })

@@ -332,6 +332,14 @@ pub trait Store: StateStore {
     /// [`StoreError::Read`] when the engine fails.
     fn features(&self, window: Window, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError>;
 
+    /// Writes out and merges everything the engine holds, so that what it
+    /// occupies is what it will.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`] when the engine fails.
+    fn compact(&self) -> Result<(), StoreError>;
+
     /// What the store occupies.
     fn usage(&self) -> Usage;
 }

@@ -66,12 +66,26 @@ pub fn is_gzip(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1f, 0x8b])
 }
 
+/// A frame that says at most this length is unpacked in one step.
+const AT_ONCE: u64 = 1 << 20;
+
 /// Unpacks zstd to at most `cap` bytes.
 ///
 /// # Errors
 ///
 /// [`CodecError::TooLarge`] past the cap, [`CodecError::Corrupt`] otherwise.
 pub fn unzstd(bytes: &[u8], cap: usize) -> Result<Vec<u8>, CodecError> {
+    if let Some(length) = unzstd_len(bytes)
+        && length <= AT_ONCE
+        && let Ok(length) = usize::try_from(length)
+        && length <= cap
+    {
+        // A frame that says a wrong length is an error of this call.
+        return zstd::bulk::decompress(bytes, length).map_err(|source| CodecError::Corrupt {
+            format: "zstd",
+            source,
+        });
+    }
     let mut decoder =
         zstd::stream::read::Decoder::with_buffer(bytes).map_err(|source| CodecError::Corrupt {
             format: "zstd",
@@ -87,13 +101,20 @@ pub fn unzstd(bytes: &[u8], cap: usize) -> Result<Vec<u8>, CodecError> {
     read_capped(decoder, cap, "zstd")
 }
 
-/// Packs `bytes` as one zstd frame.
+/// The length that a zstd frame says it unpacks to; `None` if it does not say.
+pub fn unzstd_len(bytes: &[u8]) -> Option<u64> {
+    zstd::zstd_safe::get_frame_content_size(bytes)
+        .ok()
+        .flatten()
+}
+
+/// Packs `bytes` as one zstd frame, which says its length.
 ///
 /// # Errors
 ///
 /// [`CodecError::Corrupt`] when the encoder cannot get memory.
 pub fn zstd(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
-    zstd::stream::encode_all(bytes, ZSTD_LEVEL).map_err(|source| CodecError::Corrupt {
+    zstd::bulk::compress(bytes, ZSTD_LEVEL).map_err(|source| CodecError::Corrupt {
         format: "zstd",
         source,
     })

@@ -268,6 +268,8 @@ pub struct Decoder {
     strings: Vec<Arc<str>>,
     frames: Vec<Frame>,
     stacks: Vec<Box<[u32]>>,
+    /// The text that most frames have somewhere.
+    empty: Arc<str>,
     bytes: usize,
     resets: u64,
 }
@@ -291,6 +293,24 @@ impl Decoder {
     /// How many stacks the dictionary has.
     pub fn stack_count(&self) -> usize {
         self.stacks.len()
+    }
+
+    /// How many frames the dictionary has.
+    pub fn frame_count(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Frame `id`.
+    pub fn frame(&self, id: u32) -> Option<&Frame> {
+        self.frames.get(usize::try_from(id).ok()?)
+    }
+
+    /// Ids of the frames of stack `id`, leaf first; empty for an unknown id.
+    pub fn frame_ids(&self, id: u32) -> &[u32] {
+        let index = usize::try_from(id).ok();
+        index
+            .and_then(|index| self.stacks.get(index))
+            .map_or(&[], |frames| frames)
     }
 
     /// The frames of stack `id`, leaf first; empty for an unknown id.
@@ -361,7 +381,7 @@ impl Decoder {
             self.strings.push(Arc::from(text));
         }
         for frame in dictionary.frames {
-            let frame = self.frame(&frame)?;
+            let frame = self.checked_frame(&frame)?;
             self.bytes += FRAME_COST;
             self.frames.push(frame);
         }
@@ -398,7 +418,7 @@ impl Decoder {
 
     fn string(&self, id: u32) -> Result<Arc<str>, DictionaryError> {
         let Some(index) = id.checked_sub(1) else {
-            return Ok(Arc::from(""));
+            return Ok(Arc::clone(&self.empty));
         };
         usize::try_from(index)
             .ok()
@@ -410,7 +430,7 @@ impl Decoder {
             })
     }
 
-    fn frame(&self, frame: &pb::Frame) -> Result<Frame, DictionaryError> {
+    fn checked_frame(&self, frame: &pb::Frame) -> Result<Frame, DictionaryError> {
         let kind = u8::try_from(frame.kind)
             .ok()
             .and_then(FrameKind::from_code)

@@ -32,6 +32,10 @@ use crate::metrics::Metrics;
 /// Batches of one stream that may wait for the writer.
 const MAX_IN_FLIGHT: usize = 16;
 /// Dictionaries of all streams together, in bytes; beyond it a stream that
+/// How long a batch waits for room before it is refused.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes up to which a body is unpacked where it arrived.
+const SMALL_BODY: u64 = 128 << 10;
 /// wants to grow must begin anew.
 const MAX_DICTIONARIES_BYTES: usize = 512 << 20;
 /// Windows that wait for the writer, of all streams together, in KiB; more are
@@ -326,12 +330,17 @@ impl Push {
         let instance = <[u8; limits::INSTANCE_BYTES]>::try_from(batch.instance.as_slice());
         let sequence = batch.sequence;
         let place = Arc::clone(&self.unpacking).acquire_owned().await;
-        let decoded = match tokio::task::spawn_blocking(move || unpack(&batch)).await {
-            Ok(decoded) => decoded,
-            Err(_panicked) => Err((pb::RefusalCode::Malformed, "batch not readable".to_owned())),
+        let decoded = if is_small(&batch) {
+            unpack(&batch)
+        } else {
+            match tokio::task::spawn_blocking(move || unpack(&batch)).await {
+                Ok(decoded) => decoded,
+                Err(_panicked) => {
+                    Err((pb::RefusalCode::Malformed, "batch not readable".to_owned()))
+                }
+            }
         };
         let applied = decoded.and_then(|body| self.apply(body));
-        drop(place);
         let windows = match (instance, applied) {
             (Ok(_), Ok(windows)) if sequence > 0 => windows,
             (_, Ok(_)) => {
@@ -341,12 +350,13 @@ impl Push {
             (_, Err((code, message))) => return self.give_up(code, message),
         };
         let kib = size_kib(&windows).min(MAX_WAITING_KIB);
-        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(kib) else {
-            let code = pb::RefusalCode::Overloaded;
-            self.metrics.refused_batches(code).inc();
-            let message = "waiting windows take too much memory";
-            return Owed::Now(refused(code, message, Some(RETRY_AFTER)));
+        // While it waits this stream is not read, which its agent feels; the place
+        // is kept, so that few unpacked batches wait at a time.
+        let room = Arc::clone(&self.room).acquire_many_owned(kib);
+        let Ok(Ok(room)) = tokio::time::timeout(PATIENCE, room).await else {
+            return self.overloaded("waiting windows take too much memory");
         };
+        drop(place);
         let (reply, outcome) = oneshot::channel();
         let submission = Submission {
             tenant: Arc::clone(&self.tenant),
@@ -358,14 +368,16 @@ impl Push {
             room: Some(room),
             reply,
         };
-        match self.queue.try_send(submission) {
-            Ok(()) => Owed::Later(outcome),
-            Err(_full) => {
-                let code = pb::RefusalCode::Overloaded;
-                self.metrics.refused_batches(code).inc();
-                Owed::Now(refused(code, "the write queue is full", Some(RETRY_AFTER)))
-            }
+        match tokio::time::timeout(PATIENCE, self.queue.send(submission)).await {
+            Ok(Ok(())) => Owed::Later(outcome),
+            _ => self.overloaded("the write queue is full"),
         }
+    }
+
+    fn overloaded(&self, message: &str) -> Owed {
+        let code = pb::RefusalCode::Overloaded;
+        self.metrics.refused_batches(code).inc();
+        Owed::Now(refused(code, message, Some(RETRY_AFTER)))
     }
 
     /// Refuses a batch whose dictionary is lost, and with it the stream.
@@ -412,6 +424,11 @@ fn size_kib(windows: &[Result<WireWindow, WireWindowError>]) -> u32 {
     u32::try_from(bytes / 1024)
         .unwrap_or(u32::MAX)
         .saturating_add(1)
+}
+
+/// Whether a batch says of itself that it is unpacked sooner than handed over.
+fn is_small(batch: &pb::Batch) -> bool {
+    codec::unzstd_len(&batch.body_zstd).is_some_and(|length| length <= SMALL_BODY)
 }
 
 /// Unpacks the body of a batch.

@@ -124,6 +124,9 @@ impl Store for Failing {
     fn features(&self, window: Window, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         self.inner.features(window, prefix)
     }
+    fn compact(&self) -> Result<(), StoreError> {
+        self.inner.compact()
+    }
     fn usage(&self) -> Usage {
         self.inner.usage()
     }

@@ -34,6 +34,7 @@ use crate::rollup::rolled::Rolled;
 use crate::store::rows::{self, Late, WriterRow};
 use crate::store::segment::{Segment, SegmentKind, Value};
 use crate::store::tier::Tier;
+use crate::store::tree::ServiceTree;
 use crate::store::trees::{self, SharedTree, Trees};
 use crate::store::{
     Active, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, WindowKey,
@@ -41,7 +42,7 @@ use crate::store::{
 };
 
 /// Batches that wait before the writer; more are refused with a retry hint.
-pub const QUEUE_LENGTH: usize = 256;
+pub const QUEUE_LENGTH: usize = 1_024;
 /// Most batches of one group.
 const GROUP_LENGTH: usize = 256;
 /// Live series of one service.
@@ -76,10 +77,38 @@ const NANOS: u64 = 1_000_000_000;
 pub struct StreamDictionary {
     /// Strings, frames and stacks of the stream.
     pub decoder: Decoder,
-    /// Per service: stream stack id to stack id of the tree, once known.
-    resolved: FxHashMap<ServiceId, Vec<Option<u32>>>,
+    /// Per service: what the stream's frames and stacks are in its tree.
+    resolved: FxHashMap<ServiceId, Resolved>,
     /// Ids above may be void: the stream must begin anew.
     void: bool,
+}
+
+/// Ids of a service's tree for ids of a stream, once known.
+#[derive(Debug, Default)]
+struct Resolved {
+    frames: Vec<Option<u32>>,
+    stacks: Vec<Option<u32>>,
+    /// Frames of the stack at hand, root first.
+    path: Vec<u32>,
+}
+
+impl Resolved {
+    /// The stack id in `tree` of the stream's stack `id`.
+    fn intern(&mut self, decoder: &Decoder, tree: &mut ServiceTree, id: u32) -> u32 {
+        self.frames.resize(decoder.frame_count(), None);
+        self.path.clear();
+        for &frame in decoder.frame_ids(id).iter().rev() {
+            let slot = usize::try_from(frame)
+                .ok()
+                .and_then(|id| self.frames.get_mut(id));
+            // The decoder knows every frame that its stacks name.
+            if let (Some(slot), Some(frame)) = (slot, decoder.frame(frame)) {
+                self.path
+                    .push(*slot.get_or_insert_with(|| tree.intern_frame(frame)));
+            }
+        }
+        tree.intern_path(&self.path)
+    }
 }
 
 /// A stream's dictionary, shared between its door and the writer.
@@ -808,29 +837,31 @@ impl Writer {
             dictionary.resolved.clear();
         }
         let resolved = dictionary.resolved.entry(service).or_default();
-        resolved.resize(dictionary.decoder.stack_count(), None);
+        let stacks = dictionary.decoder.stack_count();
+        resolved.stacks.resize(stacks, None);
         let mut out = Vec::with_capacity(wire.len());
         // Looked at only when a stack is new to the stream, which is seldom.
         let mut tree = None;
         for &id in wire {
-            let slot = usize::try_from(id).ok().and_then(|id| resolved.get_mut(id));
-            let Some(slot) = slot else {
+            let index = usize::try_from(id).unwrap_or(usize::MAX);
+            let Some(known) = resolved.stacks.get(index).copied() else {
                 return refuse(RefusalCode::Malformed, format!("unknown stack {id}"));
             };
-            let stack = match *slot {
+            let stack = match known {
                 Some(stack) => stack,
                 None => {
-                    if tree.is_none() {
-                        tree = Some(self.tree(service, pending)?);
-                    }
-                    let root_first = dictionary.decoder.stack(id).rev();
-                    let interned = tree
-                        .as_ref()
-                        .map(|tree| trees::write(tree).intern(root_first));
-                    *slot = interned;
-                    interned.unwrap_or_default()
+                    let tree = match &tree {
+                        Some(tree) => tree,
+                        None => tree.insert(self.tree(service, pending)?),
+                    };
+                    resolved.intern(&dictionary.decoder, &mut trees::write(tree), id)
                 }
             };
+            if known.is_none()
+                && let Some(slot) = resolved.stacks.get_mut(index)
+            {
+                *slot = Some(stack);
+            }
             out.push(stack);
         }
         Ok(out)

@@ -749,6 +749,19 @@ impl Store for RocksStore {
         Ok(out)
     }
 
+    fn compact(&self) -> Result<(), StoreError> {
+        let kept = self.kept_families().clone();
+        let fixed = [DICTIONARY, STATE].map(str::to_owned);
+        for name in kept.into_iter().chain(fixed) {
+            if let Some(family) = self.db.cf_handle(&name) {
+                self.db.flush_cf(&family).map_err(write_error)?;
+                self.db
+                    .compact_range_cf(&family, None::<&[u8]>, None::<&[u8]>);
+            }
+        }
+        Ok(())
+    }
+
     fn usage(&self) -> Usage {
         let property = |family: &Family<'_>, name: &str| {
             let value = self.db.property_int_value_cf(family, name);

@@ -39,7 +39,11 @@ pub struct ServiceTree {
     string_ids: FxHashMap<Arc<str>, u32>,
     frame_ids: FxHashMap<FrameRow, u32>,
     node_ids: FxHashMap<(u32, u32), u32>,
-    stack_ids: FxHashMap<u32, u32>,
+    /// The last stack of each hash of a path; equal hashes are told apart by the
+    /// paths, see [`ServiceTree::intern_path`].
+    path_ids: FxHashMap<u64, u32>,
+    /// Stack of each leaf node that `path_ids` does not lead to.
+    shadowed: FxHashMap<u32, u32>,
     string_bytes: usize,
     durable: Lengths,
     roll_backs: u64,
@@ -47,6 +51,14 @@ pub struct ServiceTree {
 
 fn id(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+/// Hash of a path of frames, root first. Never stored.
+fn hash_of(root_first: impl Iterator<Item = u32>) -> u64 {
+    root_first.fold(0, |hash: u64, frame| {
+        let mixed = hash.rotate_left(5) ^ (u64::from(frame) + 1);
+        mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    })
 }
 
 fn at<T>(table: &[T], id: u32) -> Option<&T> {
@@ -66,7 +78,8 @@ impl ServiceTree {
             string_ids: FxHashMap::default(),
             frame_ids: FxHashMap::default(),
             node_ids: FxHashMap::default(),
-            stack_ids: FxHashMap::default(),
+            path_ids: FxHashMap::default(),
+            shadowed: FxHashMap::default(),
             string_bytes: 0,
             durable: Lengths {
                 nodes: 1,
@@ -103,7 +116,7 @@ impl ServiceTree {
             + self.strings.len() * 80
             + self.frames.len() * 96
             + self.nodes.len() * 32
-            + self.stacks.len() * 20
+            + self.stacks.len() * 32
     }
 
     /// How many texts it has.
@@ -195,7 +208,8 @@ impl ServiceTree {
         fresh
     }
 
-    fn intern_frame(&mut self, frame: &Frame) -> u32 {
+    /// The id of `frame`; added when it is new.
+    pub fn intern_frame(&mut self, frame: &Frame) -> u32 {
         let row = FrameRow {
             kind: frame.kind,
             function: self.intern_string(&frame.function),
@@ -217,21 +231,71 @@ impl ServiceTree {
 
     /// The stack id of these frames, root first; added when it is new.
     pub fn intern<'f>(&mut self, root_first: impl Iterator<Item = &'f Frame>) -> u32 {
+        let path: Vec<u32> = root_first.map(|frame| self.intern_frame(frame)).collect();
+        self.intern_path(&path)
+    }
+
+    /// The stack id of these ids of [`ServiceTree::intern_frame`], root first;
+    /// added when it is new.
+    pub fn intern_path(&mut self, root_first: &[u32]) -> u32 {
+        let hash = hash_of(root_first.iter().copied());
+        // Most stacks are known: one look instead of one for each frame.
+        if let Some(&stack) = self.path_ids.get(&hash)
+            && self.is_path(stack, root_first)
+        {
+            return stack;
+        }
         let mut node = 0;
-        for frame in root_first {
-            let key = (node, self.intern_frame(frame));
+        for &frame in root_first {
+            let key = (node, frame);
             let fresh = id(self.nodes.len());
             node = *self.node_ids.entry(key).or_insert(fresh);
             if node == fresh {
                 self.nodes.push(key);
             }
         }
-        let fresh = id(self.stacks.len());
-        let stack = *self.stack_ids.entry(node).or_insert(fresh);
-        if stack == fresh {
-            self.stacks.push(node);
+        if let Some(&stack) = self.shadowed.get(&node) {
+            return stack;
         }
+        let stack = id(self.stacks.len());
+        self.add_stack(node, hash);
         stack
+    }
+
+    /// Adds a stack that is not there, of this leaf and hash.
+    fn add_stack(&mut self, leaf: u32, hash: u64) {
+        let stack = id(self.stacks.len());
+        self.stacks.push(leaf);
+        if let Some(other) = self.path_ids.insert(hash, stack)
+            && let Some(other_leaf) = self.leaf(other)
+        {
+            self.shadowed.insert(other_leaf, other);
+        }
+    }
+
+    /// Whether the path of `stack` is `root_first`.
+    fn is_path(&self, stack: u32, root_first: &[u32]) -> bool {
+        let mut node = self.leaf(stack).unwrap_or(0);
+        for &frame in root_first.iter().rev() {
+            match at(&self.nodes, node) {
+                Some(&(parent, held)) if node != 0 && held == frame => node = parent,
+                _ => return false,
+            }
+        }
+        node == 0
+    }
+
+    /// Hash of the path to node `leaf`.
+    fn path_hash(&self, leaf: u32) -> u64 {
+        let mut path = Vec::new();
+        let mut node = leaf;
+        while node != 0
+            && let Some(&(parent, frame)) = at(&self.nodes, node)
+        {
+            path.push(frame);
+            node = parent;
+        }
+        hash_of(path.into_iter().rev())
     }
 
     /// Whether everything was written.
@@ -298,11 +362,20 @@ impl ServiceTree {
         for row in self.frames.drain(durable.frames..) {
             self.frame_ids.remove(&row);
         }
+        let voided: Vec<u32> = self.stacks.get(durable.stacks..).unwrap_or(&[]).to_vec();
+        self.stacks.truncate(durable.stacks);
+        for leaf in voided {
+            self.shadowed.remove(&leaf);
+            // A stack that was shadowed stays shadowed: it is found all the same.
+            let hash = self.path_hash(leaf);
+            if let Some(&stack) = self.path_ids.get(&hash)
+                && at(&self.stacks, stack).is_none()
+            {
+                self.path_ids.remove(&hash);
+            }
+        }
         for key in self.nodes.drain(durable.nodes..) {
             self.node_ids.remove(&key);
-        }
-        for leaf in self.stacks.drain(durable.stacks..) {
-            self.stack_ids.remove(&leaf);
         }
     }
 
@@ -364,8 +437,8 @@ impl ServiceTree {
             rows::STACK_ROW => {
                 let leaf: u32 = reader.number()?;
                 at(&self.nodes, leaf)?;
-                self.stack_ids.insert(leaf, id(self.stacks.len()));
-                self.stacks.push(leaf);
+                let hash = self.path_hash(leaf);
+                self.add_stack(leaf, hash);
             }
             _ => return None,
         }

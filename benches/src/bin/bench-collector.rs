@@ -1,0 +1,154 @@
+//! A collector for measuring: it believes the time it is told.
+//!
+//! Reads lines: `clock NANOSECONDS` sets the clock, `compact` waits for the
+//! engine to merge what it has. Each is answered with a line. Ends in order
+//! when its standard input does.
+
+#![forbid(unsafe_code)]
+
+use std::io::{BufRead as _, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use anyhow::Context as _;
+use benches::process;
+use clap::Parser;
+use collector::config::{Config, ENV_PREFIX, Overrides};
+use collector::store::Store;
+use proto::window::{Clock, UnixNanos};
+use tokio_util::sync::CancellationToken;
+
+/// Runs a collector whose clock is set by lines on standard input.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Folder of the store.
+    #[arg(long)]
+    data: PathBuf,
+    /// Configuration file.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Address to listen on.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: String,
+    /// The time at the start, in nanoseconds since 1970.
+    #[arg(long)]
+    clock: i64,
+    /// Stay on this core.
+    #[arg(long)]
+    core: Option<usize>,
+    /// Settings, such as store.retention=40d.
+    #[arg(value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+/// The time as it was told.
+#[derive(Debug)]
+struct ToldClock(AtomicI64);
+
+impl Clock for ToldClock {
+    fn now(&self) -> UnixNanos {
+        UnixNanos::new(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A setting as the environment variable that stands for it.
+fn variable(setting: &str) -> anyhow::Result<(String, String)> {
+    let (key, value) = setting
+        .split_once('=')
+        .with_context(|| format!("{setting:?} is not KEY=VALUE"))?;
+    let name = format!("{ENV_PREFIX}__{}", key.to_uppercase().replace('.', "__"));
+    Ok((name, value.to_owned()))
+}
+
+fn config(arguments: &Arguments) -> anyhow::Result<Config> {
+    // The collector's own profile would be counted with what is measured.
+    let first = std::iter::once("self_profile.enabled=false");
+    let settings = first.chain(arguments.settings.iter().map(String::as_str));
+    let environment = settings.map(variable).collect::<anyhow::Result<Vec<_>>>()?;
+    let overrides = Overrides {
+        listen: Some(arguments.listen.clone()),
+        data: Some(arguments.data.clone()),
+        ..Overrides::default()
+    };
+    Ok(Config::load(
+        arguments.config.as_deref(),
+        environment,
+        overrides,
+    )?)
+}
+
+fn say(line: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
+/// The answer to `line`.
+fn answer(line: &str, clock: &ToldClock, store: &dyn Store) -> String {
+    match line.split_once(' ') {
+        Some(("clock", time)) => match time.trim().parse() {
+            Ok(now) => {
+                // Time never goes back: an earlier one is a mistake of the caller.
+                clock.0.fetch_max(now, Ordering::Relaxed);
+                "clock".to_owned()
+            }
+            Err(_) => format!("error {time:?} is no time"),
+        },
+        None if line == "compact" => match store.compact() {
+            Ok(()) => "compact".to_owned(),
+            Err(failure) => format!("error {failure}"),
+        },
+        _ => "error unknown line".to_owned(),
+    }
+}
+
+/// Answers every line until there are no more.
+fn listen(clock: &ToldClock, store: &dyn Store) -> anyhow::Result<()> {
+    for line in std::io::stdin().lock().lines() {
+        say(&answer(&line?, clock, store))?;
+    }
+    Ok(())
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let clock = Arc::new(ToldClock(AtomicI64::new(arguments.clock)));
+    let config = config(&arguments)?;
+    let shutdown = CancellationToken::new();
+    let told: Arc<dyn Clock> = Arc::<ToldClock>::clone(&clock);
+    let running = collector::serve::start(config, told, shutdown.clone()).await?;
+    say(&format!("listening {}", running.address()))?;
+    // A thread of its own, so that the time is taken over however busy the
+    // others are.
+    let store = running.store();
+    let reader = std::thread::spawn(move || {
+        let answered = listen(&clock, &*store);
+        drop(store);
+        shutdown.cancel();
+        answered
+    });
+    running.finish().await;
+    match reader.join() {
+        Ok(answered) => answered,
+        Err(_panicked) => Err(anyhow::anyhow!("the reader of standard input failed")),
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(core) = arguments.core {
+        process::pin(core)?;
+    }
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::builder()
+                .with_default_directive(tracing_subscriber::filter::LevelFilter::ERROR.into())
+                .from_env_lossy(),
+        )
+        .init();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(run(arguments))
+}

@@ -1,0 +1,97 @@
+//! Many services at once, each with a program of its own, and the first
+//! question about one of them after a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::window::Window;
+use tokio::time::Instant;
+
+use super::Measured;
+use super::lab::{Lab, NOW, SETTLE, flame_path};
+use crate::child::Server;
+use crate::corpus::Corpus;
+use crate::fleet::{Fleet, Grain, Service};
+use crate::http::Http;
+use crate::program::Shape;
+use crate::quantile::{Quantiles, millis};
+
+const PODS: u32 = 10;
+const STACKS: usize = 2_000;
+/// Pushed in spans of this length until [`PUSH_TIME`] has passed.
+const SPAN: Duration = Duration::from_secs(200);
+const PUSH_TIME: Duration = Duration::from_secs(180);
+const MAX_SPANS: u32 = 36;
+/// Services that are asked about once after the restart.
+const ASKED: u32 = 50;
+const RSS_TARGET: u64 = 512 << 20;
+const COLD_TARGET: Duration = Duration::from_millis(200);
+const RATE_TARGET: f64 = 10_000.0;
+
+fn name(number: u32) -> String {
+    format!("service-{number:04}")
+}
+
+fn services(count: u32) -> Vec<Arc<Service>> {
+    let shape = Shape::MEDIUM.with_stacks(STACKS);
+    let numbers = 0..count;
+    numbers
+        .map(|number| Service::new(name(number), Corpus::new(shape, u64::from(number)), PODS))
+        .collect()
+}
+
+pub(super) async fn measure(lab: &mut Lab) -> anyhow::Result<Measured> {
+    let mut measured = Measured::nothing();
+    lab.stop_hours().await?;
+    let count = lab.settings().services;
+    let start = NOW.saturating_sub(SPAN * MAX_SPANS);
+    let mut server = lab.fresh("services", start).await?;
+    let mut fleet = Fleet::new(&services(count), start)?;
+    let before = server.usage()?.cpu;
+    let began = Instant::now();
+    let url = server.url();
+    let (mut at, mut windows) = (start, 0_u64);
+    for _ in 0..MAX_SPANS {
+        let span = Window::new(at, at.saturating_add(SPAN))?;
+        let counts = fleet
+            .replay(&url, span, Grain::FINE, lab.sending(), &mut server)
+            .await?;
+        windows += counts.windows;
+        at = span.end();
+        if began.elapsed() > PUSH_TIME {
+            break;
+        }
+    }
+    server.settle(SETTLE).await?;
+    let used = server.usage()?;
+    let cpu = used.cpu.saturating_sub(before).as_secs_f64().max(1e-3);
+    let per_core = f64::from(u32::try_from(windows).unwrap_or(u32::MAX)) / cpu;
+    measured.add(
+        format!("{} services: RSS {} MiB", count, used.peak_rss_bytes >> 20),
+        used.peak_rss_bytes <= RSS_TARGET,
+    );
+    measured.add(
+        format!("{per_core:.0} windows/s per core ({windows} windows)"),
+        per_core >= RATE_TARGET,
+    );
+    server.stop().await?;
+    let server = Server::start(&lab.server_config("services", at)).await?;
+    let mut http = Http::connect(&server.url()).await?;
+    let mut times = Vec::new();
+    for turn in 0..ASKED.min(count) {
+        let service = name(turn * (count / ASKED.min(count)));
+        let reply = http.get(&flame_path(&service, "1h", "")).await?.ok()?;
+        times.push(reply.took);
+    }
+    let times = Quantiles::of(times);
+    measured.add(
+        format!(
+            "cold query p50 {} max {} ms",
+            millis(times.p50),
+            millis(times.max)
+        ),
+        times.max <= COLD_TARGET,
+    );
+    server.stop().await?;
+    Ok(measured)
+}
