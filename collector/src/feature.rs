@@ -266,29 +266,39 @@ pub(crate) fn observed(profile: &StepProfile<'_>) -> u64 {
 /// Flat and cum of every function, in no order, of the sums `values` by stack id
 /// of a service's tree. A function counts once for a stack that it is on.
 pub fn function_counts(tree: &ServiceTree, values: &[i128]) -> Vec<FunctionCount> {
+    let at = |id: u32| usize::try_from(id).unwrap_or(usize::MAX);
+    let mut owns = vec![0_u64; tree.node_count()];
+    for (stack, &value) in (0_u32..).zip(values) {
+        if value > 0
+            && let Some(slot) = tree.leaf(stack).and_then(|leaf| owns.get_mut(at(leaf)))
+        {
+            *slot = slot.saturating_add(count(value));
+        }
+    }
     let mut flat = vec![0_u64; tree.string_count()];
     let mut cum = vec![0_u64; tree.string_count()];
-    // The last stack that a function was seen on.
-    let mut seen = vec![u32::MAX; tree.string_count()];
-    let at = |id: u32| usize::try_from(id).unwrap_or(usize::MAX);
-    for (stack, &value) in (0_u32..).zip(values) {
-        let samples = count(value);
-        if samples == 0 {
+    let nodes = tree.nodes().iter().zip(tree.outermost()).enumerate();
+    // A node's own samples are there when its turn comes, those below it too.
+    let mut below = vec![0_u64; tree.node_count()];
+    for (node, (&(parent, frame), outermost)) in nodes.skip(1).rev() {
+        let own = owns.get(node).copied().unwrap_or(0);
+        let total = own.saturating_add(below.get(node).copied().unwrap_or(0));
+        if total == 0 {
             continue;
         }
-        let mut is_leaf = true;
-        for function in tree.functions_of(stack) {
-            if std::mem::take(&mut is_leaf)
-                && let Some(flat) = flat.get_mut(at(function))
-            {
-                *flat = flat.saturating_add(samples);
-            }
-            if let (Some(seen), Some(cum)) = (seen.get_mut(at(function)), cum.get_mut(at(function)))
-                && *seen != stack
-            {
-                *seen = stack;
-                *cum = cum.saturating_add(samples);
-            }
+        if let Some(slot) = below.get_mut(at(parent)) {
+            *slot = slot.saturating_add(total);
+        }
+        let Some(function) = tree.function(frame).map(at) else {
+            continue;
+        };
+        if own > 0
+            && let Some(flat) = flat.get_mut(function)
+        {
+            *flat = flat.saturating_add(own);
+        }
+        if *outermost && let Some(cum) = cum.get_mut(function) {
+            *cum = cum.saturating_add(total);
         }
     }
     (0_u32..)

@@ -4,6 +4,7 @@
 
 mod coarse;
 pub mod dedupe;
+pub mod resolve;
 pub mod stream;
 pub mod writer;
 

@@ -204,6 +204,9 @@ pub struct Catalog {
     pub late: Vec<rows::Late>,
 }
 
+/// Is given key and stored value of a window or row, and says what is wrong with
+/// the value.
+pub type ValueVisitor<'a> = dyn FnMut(&WindowKey, &[u8]) -> Result<(), &'static str> + 'a;
 /// A key and its value.
 pub type KeyValue = (Vec<u8>, Vec<u8>);
 /// A key with its new value; `None` removes it.
@@ -250,6 +253,19 @@ pub trait Store: StateStore {
         &self,
         request: &SumRequest<'_>,
         visit: &mut dyn FnMut(&WindowKey, u64, &Facts),
+    ) -> Result<(), StoreError>;
+
+    /// Calls `visit` with the key and the stored value of every window or row of
+    /// a selection; [`segment::visit`] reads it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the engine fails, a key is damaged, or `visit` says
+    /// that a value is.
+    fn values(
+        &self,
+        request: &SumRequest<'_>,
+        visit: &mut ValueVisitor<'_>,
     ) -> Result<(), StoreError>;
 
     /// Calls `visit` with the key of every window or row of a selection.

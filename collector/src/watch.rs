@@ -26,7 +26,7 @@ use crate::dirty::Dirty;
 use crate::feature::{self, SeriesRow, StepProfile, codec};
 use crate::flatten::{Choice, flatten};
 use crate::metrics::Metrics;
-use crate::store::segment::RangeSum;
+use crate::store::segment;
 use crate::store::tier::Tier;
 use crate::store::tree::ServiceTree;
 use crate::store::trees::{self, SharedTree, Trees};
@@ -219,35 +219,34 @@ impl Watch {
         })?;
         versions.retain(|_, series| series.iter().any(|(id, _)| marked.contains(id)));
         let shared = self.trees.get(service)?;
+        let cpu = self.cpu_types();
         for (version, series) in versions {
-            let mut whole = Samples::default();
+            let mut whole = Sampled::default();
             let mut observed = 0_u64;
             let mut name = None;
             for (id, labels) in series {
-                let Some(samples) = self.samples(step, service, id)? else {
-                    continue;
-                };
-                whole.absorb(&samples);
+                let sampled =
+                    self.add_series(step, service, id, &cpu, &shared, &mut whole.values)?;
+                let Some(sampled) = sampled else { continue };
+                whole.totals.absorb(&sampled);
                 observed += 1;
                 let of_series = Name {
                     key: Arc::clone(&key),
                     labels,
                 };
                 if marked.contains(&id) {
-                    found.series(
-                        self.series_row(step, &of_series, &shared, &samples),
-                        service,
-                        id,
-                    );
+                    let row =
+                        self.series_row(step, service, id, &of_series, &shared, &cpu, &sampled)?;
+                    found.series(row, service, id);
                 }
                 name = Some(of_series);
             }
             let Some(name) = name else { continue };
             // Rows hold the time that one series was observed, on average.
-            whole.observed_ns /= observed.max(1);
+            whole.totals.observed_ns /= observed.max(1);
             let counts = feature::function_counts(&trees::read(&shared), &whole.values);
             let nothing = CallTree::new();
-            let row = feature::service_row(&name.profile(step, &whole, &nothing), counts);
+            let row = feature::service_row(&name.profile(step, &whole.totals, &nothing), counts);
             let discriminator = codec::version_number(&version);
             let key = codec::key(codec::SERVICE_ROW, service.0, step.start(), discriminator);
             found.encoded.push((key.to_vec(), row.encode()));
@@ -255,33 +254,55 @@ impl Watch {
         Ok(found)
     }
 
+    fn cpu_types(&self) -> Vec<PtypeId> {
+        let types = self.directory.types();
+        let cpu = types
+            .iter()
+            .filter(|(_, t)| t.profile_type.is_called("cpu"));
+        cpu.map(|(id, _)| *id).collect()
+    }
+
     /// The row of a series; its call tree is built only if it may hold a spin.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what is known of one series while its service is gone through"
+    )]
     fn series_row(
         &self,
         step: Window,
+        service: ServiceId,
+        id: SeriesId,
         name: &Name,
         shared: &SharedTree,
-        samples: &Samples,
-    ) -> SeriesRow {
-        let tree = trees::read(shared);
+        cpu: &[PtypeId],
+        totals: &Totals,
+    ) -> Result<SeriesRow, StoreError> {
         let mut built = CallTree::new();
-        let waiting = self.waits.waiting(&tree, &samples.values, &self.catalogue);
-        let profile = name.profile(step, samples, &built);
-        if spin::may_spin(waiting, &profile, &self.settings) {
-            flatten(&mut built, &tree, &samples.values, &Choice::ALL);
+        let profile = name.profile(step, totals, &built);
+        if spin::may_spin(totals.waiting, &profile, &self.settings) {
+            let mut values = Vec::new();
+            self.add_series(step, service, id, cpu, shared, &mut values)?;
+            flatten(&mut built, &trees::read(shared), &values, &Choice::ALL);
         }
-        let profile = name.profile(step, samples, &built);
-        feature::series_row(&profile, &self.catalogue, &self.settings)
+        let profile = name.profile(step, totals, &built);
+        Ok(feature::series_row(
+            &profile,
+            &self.catalogue,
+            &self.settings,
+        ))
     }
 
-    /// CPU samples of a series in a step, and what is known of it; `None` if
-    /// nothing was observed.
-    fn samples(
+    /// Adds the sample counts of a series in a step to `values`, by stack id;
+    /// returns what is known of them, `None` if nothing was observed.
+    fn add_series(
         &self,
         step: Window,
         service: ServiceId,
         series: SeriesId,
-    ) -> Result<Option<Samples>, StoreError> {
+        cpu: &[PtypeId],
+        shared: &SharedTree,
+        values: &mut Vec<i128>,
+    ) -> Result<Option<Totals>, StoreError> {
         let series = [series];
         let request = |ptype| SumRequest {
             tier: Tier::Window,
@@ -290,30 +311,46 @@ impl Watch {
             series: Some(&series),
             window: step,
         };
-        let mut samples = Samples::default();
-        for (ptype, stored) in self.directory.types() {
-            if !stored.profile_type.is_called("cpu") {
-                continue;
-            }
-            let mut sum = RangeSum::default();
-            self.store.sum(&request(ptype), &mut sum)?;
-            samples.observed_ns = samples.observed_ns.saturating_add(sum.observed_ns());
-            for (kind, sum) in sum.sums {
-                // Steps of one rate are the rule; at a change of rate the
-                // larger period stands for both, a few samples off.
-                samples.period_ns = samples.period_ns.max(kind.weight);
-                samples.add(&sum.values);
-            }
+        let mut totals = Totals::default();
+        // The writer must not wait for the reads below.
+        let waits = self.waits.of(&trees::read(shared), &self.catalogue);
+        let mut samples: i128 = 0;
+        let mut waiting: i128 = 0;
+        for ptype in cpu {
+            self.store.values(&request(*ptype), &mut |_, bytes| {
+                let mut period_ns = 0;
+                let observed_ns = segment::visit(bytes, |kind, stack, value| {
+                    period_ns = kind.weight.max(period_ns);
+                    let index = usize::try_from(stack).unwrap_or(usize::MAX);
+                    if index >= values.len() {
+                        values.resize(index.saturating_add(1), 0);
+                    }
+                    if let Some(slot) = values.get_mut(index) {
+                        *slot = slot.saturating_add(value);
+                    }
+                    samples = samples.saturating_add(value);
+                    if waits.get(index) == Some(&true) {
+                        waiting = waiting.saturating_add(value);
+                    }
+                })?;
+                // Steps of one rate are the rule; at a change of rate the larger
+                // period stands for both, a few samples off.
+                totals.period_ns = totals.period_ns.max(period_ns);
+                totals.observed_ns = totals.observed_ns.saturating_add(observed_ns);
+                Ok(())
+            })?;
         }
-        if samples.observed_ns == 0 {
+        if totals.observed_ns == 0 {
             return Ok(None);
         }
-        let facts = &mut samples.facts;
+        totals.samples = feature::count(samples);
+        totals.waiting = feature::count(waiting);
+        let facts = &mut totals.facts;
         self.store
             .facts(&request(PtypeId::FACTS), &mut |_, _, window| {
                 *facts = added(facts, window);
             })?;
-        Ok(Some(samples))
+        Ok(Some(totals))
     }
 }
 
@@ -358,26 +395,27 @@ struct Name {
 
 /// CPU samples of a step.
 #[derive(Default)]
-struct Samples {
+struct Sampled {
     /// Sample counts by stack id.
     values: Vec<i128>,
+    totals: Totals,
+}
+
+/// What is known of the CPU samples of a step beside their stacks.
+#[derive(Default)]
+struct Totals {
+    samples: u64,
+    /// Samples whose leaf waits.
+    waiting: u64,
     period_ns: u64,
     observed_ns: u64,
     facts: Facts,
 }
 
-impl Samples {
-    fn add(&mut self, values: &[i128]) {
-        if self.values.len() < values.len() {
-            self.values.resize(values.len(), 0);
-        }
-        for (slot, value) in self.values.iter_mut().zip(values) {
-            *slot = slot.saturating_add(*value);
-        }
-    }
-
+impl Totals {
     fn absorb(&mut self, other: &Self) {
-        self.add(&other.values);
+        self.samples = self.samples.saturating_add(other.samples);
+        self.waiting = self.waiting.saturating_add(other.waiting);
         self.period_ns = self.period_ns.max(other.period_ns);
         self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
         self.facts = added(&self.facts, &other.facts);
@@ -385,24 +423,18 @@ impl Samples {
 }
 
 impl Name {
-    fn profile<'a>(
-        &'a self,
-        step: Window,
-        samples: &Samples,
-        tree: &'a CallTree,
-    ) -> StepProfile<'a> {
-        let counts = samples.values.iter();
+    fn profile<'a>(&'a self, step: Window, totals: &Totals, tree: &'a CallTree) -> StepProfile<'a> {
         StepProfile {
             step,
             tenant: &self.key.tenant,
             namespace: &self.key.namespace,
             service: &self.key.service,
             labels: &self.labels,
-            samples: feature::count(counts.fold(0, |sum, value| sum.saturating_add(*value))),
+            samples: totals.samples,
             tree,
-            period_ns: samples.period_ns,
-            observed_ns: samples.observed_ns,
-            facts: samples.facts,
+            period_ns: totals.period_ns,
+            observed_ns: totals.observed_ns,
+            facts: totals.facts,
         }
     }
 }
@@ -410,30 +442,37 @@ impl Name {
 /// Which stacks of which services count as waiting, found once for each.
 #[derive(Debug, Default)]
 struct Waits {
-    services: Mutex<FxHashMap<ServiceId, (u64, Vec<bool>)>>,
+    services: Mutex<FxHashMap<ServiceId, WaitingStacks>>,
 }
 
+/// Per stack: whether its leaf waits; and the tree's count of roll-backs for
+/// which that holds.
+type WaitingStacks = (u64, Arc<Vec<bool>>);
+
 impl Waits {
-    /// Samples of `values`, by stack id of `tree`, whose leaf waits.
-    fn waiting(&self, tree: &ServiceTree, values: &[i128], catalogue: &Catalogue) -> u64 {
+    /// Per stack of `tree`: whether its leaf waits.
+    fn of(&self, tree: &ServiceTree, catalogue: &Catalogue) -> Arc<Vec<bool>> {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         if services.len() >= MAX_WAITS && !services.contains_key(&tree.service()) {
             services.clear();
         }
         let known = services.entry(tree.service()).or_default();
         if known.0 != tree.roll_backs() {
-            *known = (tree.roll_backs(), Vec::new());
+            *known = (tree.roll_backs(), Arc::default());
         }
-        let waits = &mut known.1;
-        for stack in (0_u32..).take(values.len()).skip(waits.len()) {
-            let roles = tree.frames_of(stack).map(|frame| {
-                let name = tree.string(frame.function).unwrap_or_default();
-                catalogue.role_of(frame.kind, name)
-            });
-            waits.push(spin::waits(roles));
+        if known.1.len() < tree.stack_count() {
+            let waits = Arc::make_mut(&mut known.1);
+            let count = u32::try_from(tree.stack_count()).unwrap_or(u32::MAX);
+            let first = u32::try_from(waits.len()).unwrap_or(u32::MAX);
+            for stack in first..count {
+                let roles = tree.frames_of(stack).map(|frame| {
+                    let name = tree.string(frame.function).unwrap_or_default();
+                    catalogue.role_of(frame.kind, name)
+                });
+                waits.push(spin::waits(roles));
+            }
         }
-        let waiting = values.iter().zip(waits).filter(|(_, waits)| **waits);
-        feature::count(waiting.fold(0, |sum, (value, _)| sum.saturating_add(*value)))
+        Arc::clone(&known.1)
     }
 }
 

@@ -26,6 +26,9 @@ const FRAME_COST: usize = 64;
 /// What a string or stack costs beside its content, in bytes.
 const ENTRY_COST: usize = 32;
 
+/// What a frame or stack costs that was forgotten, in bytes.
+const FORGOTTEN_COST: usize = 16;
+
 fn string_cost(text: &str) -> usize {
     text.len() + ENTRY_COST
 }
@@ -266,7 +269,8 @@ impl Encoder {
 #[derive(Debug, Default)]
 pub struct Decoder {
     strings: Vec<Arc<str>>,
-    frames: Vec<Frame>,
+    /// `None` once forgotten.
+    frames: Vec<Option<Box<Frame>>>,
     stacks: Vec<Box<[u32]>>,
     /// The text that most frames have somewhere.
     empty: Arc<str>,
@@ -300,9 +304,31 @@ impl Decoder {
         self.frames.len()
     }
 
-    /// Frame `id`.
+    /// Frame `id`, unless it was forgotten.
     pub fn frame(&self, id: u32) -> Option<&Frame> {
-        self.frames.get(usize::try_from(id).ok()?)
+        self.frames.get(usize::try_from(id).ok()?)?.as_deref()
+    }
+
+    /// Gives up the memory of frame `id`, which the caller knows by now.
+    pub fn forget_frame(&mut self, id: u32) {
+        let index = usize::try_from(id).ok();
+        if let Some(slot) = index.and_then(|index| self.frames.get_mut(index))
+            && slot.take().is_some()
+        {
+            self.bytes = self.bytes.saturating_sub(FRAME_COST - FORGOTTEN_COST);
+        }
+    }
+
+    /// Gives up the memory of stack `id`, which the caller knows by now.
+    pub fn forget_stack(&mut self, id: u32) {
+        let index = usize::try_from(id).ok();
+        if let Some(frames) = index.and_then(|index| self.stacks.get_mut(index))
+            && !frames.is_empty()
+        {
+            let held = std::mem::take(frames);
+            let cost = stack_cost(held.len()) - FORGOTTEN_COST;
+            self.bytes = self.bytes.saturating_sub(cost);
+        }
     }
 
     /// Ids of the frames of stack `id`, leaf first; empty for an unknown id.
@@ -321,7 +347,7 @@ impl Decoder {
         frames
             .into_iter()
             .flat_map(|frames| frames.iter())
-            .filter_map(|&frame| self.frames.get(usize::try_from(frame).ok()?))
+            .filter_map(|&frame| self.frame(frame))
     }
 
     /// Adds the body's dictionary entries and returns its windows, each checked
@@ -383,7 +409,7 @@ impl Decoder {
         for frame in dictionary.frames {
             let frame = self.checked_frame(&frame)?;
             self.bytes += FRAME_COST;
-            self.frames.push(frame);
+            self.frames.push(Some(Box::new(frame)));
         }
         for stack in dictionary.stacks {
             if stack.frames.len() > MAX_STACK_FRAMES {

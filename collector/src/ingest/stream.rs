@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
-use super::writer::{Outcome, SharedDictionary, Submission, lock};
+use super::resolve::{SharedDictionary, lock};
+use super::writer::{Outcome, Submission};
 use crate::agents::Agents;
 use crate::auth::Principal;
 use crate::metrics::Metrics;

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-use super::writer::{Outcome, SharedDictionary, Submission, Writer, lock};
+use super::resolve::{SharedDictionary, lock};
+use super::writer::{Outcome, Submission, Writer};
 use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::metrics::Metrics;
@@ -77,6 +78,13 @@ impl Store for Failing {
     }
     fn sum(&self, request: &SumRequest<'_>, sum: &mut RangeSum) -> Result<(), StoreError> {
         self.inner.sum(request, sum)
+    }
+    fn values(
+        &self,
+        request: &SumRequest<'_>,
+        visit: &mut ValueVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        self.inner.values(request, visit)
     }
     fn keys(
         &self,

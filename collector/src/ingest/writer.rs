@@ -10,10 +10,10 @@
 //! refused with a retry hint and counted in `tepui_ingest_refused_batches_total`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use proto::dictionary::{Decoder, WireWindow, WireWindowError};
+use proto::dictionary::{WireWindow, WireWindowError};
 use proto::labels::LabelSet;
 use proto::pb::tepui::RefusalCode;
 use proto::profile::{Column, Facts};
@@ -26,6 +26,7 @@ use tracing::{error, warn};
 
 use super::coarse::{Coarse, CoarseError};
 use super::dedupe::{self, Verdict};
+use super::resolve::{ResolveError, SharedDictionary, lock};
 use crate::directory::{Additions, Directory};
 use crate::dirty::Dirty;
 use crate::metrics::Metrics;
@@ -34,7 +35,6 @@ use crate::rollup::rolled::Rolled;
 use crate::store::rows::{self, Late, WriterRow};
 use crate::store::segment::{Segment, SegmentKind, Value};
 use crate::store::tier::Tier;
-use crate::store::tree::ServiceTree;
 use crate::store::trees::{self, SharedTree, Trees};
 use crate::store::{
     Active, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, WindowKey,
@@ -52,8 +52,6 @@ const LIVE: Duration = Duration::from_secs(86_400);
 /// Most services of one collector, and most agent instances it remembers.
 const MAX_SERVICES: usize = 100_000;
 const MAX_WRITERS: usize = 100_000;
-/// Services of one stream whose stacks are remembered.
-const MAX_RESOLVED: usize = 64;
 /// Least time between two rounds of what need not be done at each write.
 const CHORE_EVERY: Duration = Duration::from_secs(60);
 /// Series that are remembered to have been active; beyond it they are written
@@ -70,54 +68,6 @@ const WRITER_ROW_AGE: Duration = Duration::from_secs(8 * 86_400);
 /// What a sender waits after a failed write.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const NANOS: u64 = 1_000_000_000;
-
-/// The receiving end of one stream's dictionary, and what its stacks are in
-/// the trees of services.
-#[derive(Debug, Default)]
-pub struct StreamDictionary {
-    /// Strings, frames and stacks of the stream.
-    pub decoder: Decoder,
-    /// Per service: what the stream's frames and stacks are in its tree.
-    resolved: FxHashMap<ServiceId, Resolved>,
-    /// Ids above may be void: the stream must begin anew.
-    void: bool,
-}
-
-/// Ids of a service's tree for ids of a stream, once known.
-#[derive(Debug, Default)]
-struct Resolved {
-    frames: Vec<Option<u32>>,
-    stacks: Vec<Option<u32>>,
-    /// Frames of the stack at hand, root first.
-    path: Vec<u32>,
-}
-
-impl Resolved {
-    /// The stack id in `tree` of the stream's stack `id`.
-    fn intern(&mut self, decoder: &Decoder, tree: &mut ServiceTree, id: u32) -> u32 {
-        self.frames.resize(decoder.frame_count(), None);
-        self.path.clear();
-        for &frame in decoder.frame_ids(id).iter().rev() {
-            let slot = usize::try_from(frame)
-                .ok()
-                .and_then(|id| self.frames.get_mut(id));
-            // The decoder knows every frame that its stacks name.
-            if let (Some(slot), Some(frame)) = (slot, decoder.frame(frame)) {
-                self.path
-                    .push(*slot.get_or_insert_with(|| tree.intern_frame(frame)));
-            }
-        }
-        tree.intern_path(&self.path)
-    }
-}
-
-/// A stream's dictionary, shared between its door and the writer.
-pub type SharedDictionary = Arc<Mutex<StreamDictionary>>;
-
-/// Locks a stream's dictionary.
-pub fn lock(dictionary: &SharedDictionary) -> std::sync::MutexGuard<'_, StreamDictionary> {
-    dictionary.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A batch that waits for the writer.
 #[derive(Debug)]
@@ -440,7 +390,7 @@ impl Writer {
                 }
                 // Every stream of the group may have been given void ids.
                 for submission in &submissions {
-                    lock(&submission.dictionary).void = true;
+                    lock(&submission.dictionary).make_void();
                 }
                 let code = RefusalCode::DictionaryReset;
                 let outcome = Outcome::Refused {
@@ -534,7 +484,7 @@ impl Writer {
         now: UnixNanos,
         pending: &mut Pending,
     ) -> Outcome {
-        if lock(&submission.dictionary).void {
+        if lock(&submission.dictionary).is_void() {
             return Outcome::Refused {
                 code: RefusalCode::DictionaryReset,
                 message: "an earlier write of this stream failed".to_owned(),
@@ -831,40 +781,12 @@ impl Writer {
         if wire.is_empty() {
             return Ok(Vec::new());
         }
-        let dictionary = &mut *lock(&submission.dictionary);
-        if dictionary.resolved.len() >= MAX_RESOLVED && !dictionary.resolved.contains_key(&service)
-        {
-            dictionary.resolved.clear();
+        let tree = |service| self.tree(service, pending);
+        match lock(&submission.dictionary).stacks(service, wire, tree) {
+            Ok(stacks) => Ok(stacks),
+            Err(ResolveError::Store(error)) => Err(error.into()),
+            Err(error) => refuse(RefusalCode::Malformed, error.to_string()),
         }
-        let resolved = dictionary.resolved.entry(service).or_default();
-        let stacks = dictionary.decoder.stack_count();
-        resolved.stacks.resize(stacks, None);
-        let mut out = Vec::with_capacity(wire.len());
-        // Looked at only when a stack is new to the stream, which is seldom.
-        let mut tree = None;
-        for &id in wire {
-            let index = usize::try_from(id).unwrap_or(usize::MAX);
-            let Some(known) = resolved.stacks.get(index).copied() else {
-                return refuse(RefusalCode::Malformed, format!("unknown stack {id}"));
-            };
-            let stack = match known {
-                Some(stack) => stack,
-                None => {
-                    let tree = match &tree {
-                        Some(tree) => tree,
-                        None => tree.insert(self.tree(service, pending)?),
-                    };
-                    resolved.intern(&dictionary.decoder, &mut trees::write(tree), id)
-                }
-            };
-            if known.is_none()
-                && let Some(slot) = resolved.stacks.get_mut(index)
-            {
-                *slot = Some(stack);
-            }
-            out.push(stack);
-        }
-        Ok(out)
     }
 
     /// Puts a window, added to what lies under its key already.
@@ -942,13 +864,20 @@ fn value(column: &Column, stacks: &[u32], span_ns: u64, observed_ns: u64) -> Val
             (i128::from(seconds), seconds.saturating_mul(NANOS))
         }
     };
-    let mut sums: FxHashMap<u32, i128> = FxHashMap::default();
-    for (&stack, &value) in stacks.iter().zip(&column.values) {
-        let sum = sums.entry(stack).or_default();
-        *sum = sum.saturating_add(i128::from(value).saturating_mul(factor));
-    }
-    let mut entries: Vec<(u32, i128)> = sums.into_iter().filter(|(_, sum)| *sum != 0).collect();
-    entries.sort_unstable();
+    let pairs = stacks.iter().zip(&column.values);
+    let mut entries: Vec<(u32, i128)> = pairs
+        .map(|(&stack, &value)| (stack, i128::from(value).saturating_mul(factor)))
+        .collect();
+    entries.sort_unstable_by_key(|(stack, _)| *stack);
+    // Several stacks of the wire may be one of the tree.
+    entries.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same {
+            kept.1 = kept.1.saturating_add(next.1);
+        }
+        same
+    });
+    entries.retain(|(_, sum)| *sum != 0);
     Value {
         span_ns,
         segments: vec![Segment {

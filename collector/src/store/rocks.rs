@@ -23,7 +23,7 @@ use super::tier::{HOUR_S, Tier};
 use super::tree::ServiceTree;
 use super::{
     Catalog, Change, Epoch, Kept, KeyValue, PtypeId, SeriesId, ServiceId, StateStore, Store,
-    StoreError, SumRequest, Usage, WindowKey, WriteGroup, WriterId,
+    StoreError, SumRequest, Usage, ValueVisitor, WindowKey, WriteGroup, WriterId,
 };
 
 type Db = DBWithThreadMode<MultiThreaded>;
@@ -569,6 +569,16 @@ impl Store for RocksStore {
                 .ok_or_else(|| StoreError::damaged(&keys::encode(key), "unreadable facts"))?;
             visit(key, span_ns, &facts);
             Ok(())
+        })
+    }
+
+    fn values(
+        &self,
+        request: &SumRequest<'_>,
+        visit: &mut ValueVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        self.rows_of(request, |key, value| {
+            visit(key, value).map_err(|problem| StoreError::damaged(&keys::encode(key), problem))
         })
     }
 

@@ -221,6 +221,28 @@ fn head(reader: &mut Reader<'_>) -> Option<Head> {
     })
 }
 
+/// Calls `visit` with kind, stack id and value of every entry of a stored value,
+/// and returns the time during which it was observed, in nanoseconds.
+///
+/// # Errors
+///
+/// A phrase for a person if the bytes are no value of a known version.
+pub fn visit(
+    bytes: &[u8],
+    mut visit: impl FnMut(SegmentKind, u32, i128),
+) -> Result<u64, &'static str> {
+    let mut observed_ns: u64 = 0;
+    read(bytes, |head, ids, values| {
+        observed_ns = observed_ns.saturating_add(head.observed_ns);
+        for &id in ids {
+            let value = values.zigzag().ok_or("cut short within its values")?;
+            visit(head.kind, id, value);
+        }
+        Ok(())
+    })?;
+    Ok(observed_ns)
+}
+
 /// Vectors of one kind, added up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sum {

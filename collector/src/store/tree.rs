@@ -34,6 +34,8 @@ pub struct ServiceTree {
     frames: Vec<FrameRow>,
     /// (parent, frame) of each node.
     nodes: Vec<(u32, u32)>,
+    /// Of each node: whether no node above it runs its function.
+    outermost: Vec<bool>,
     /// Leaf node of each stack.
     stacks: Vec<u32>,
     string_ids: FxHashMap<Arc<str>, u32>,
@@ -74,6 +76,7 @@ impl ServiceTree {
             strings: Vec::new(),
             frames: Vec::new(),
             nodes: vec![(0, ROOT_FRAME)],
+            outermost: vec![false],
             stacks: Vec::new(),
             string_ids: FxHashMap::default(),
             frame_ids: FxHashMap::default(),
@@ -115,7 +118,7 @@ impl ServiceTree {
         self.string_bytes
             + self.strings.len() * 80
             + self.frames.len() * 96
-            + self.nodes.len() * 32
+            + self.nodes.len() * 33
             + self.stacks.len() * 32
     }
 
@@ -129,9 +132,29 @@ impl ServiceTree {
         at(&self.strings, id).map(|text| &**text)
     }
 
-    /// Function names of a stack as ids of texts, leaf first.
-    pub fn functions_of(&self, stack: u32) -> impl Iterator<Item = u32> {
-        self.frames_of(stack).map(|frame| frame.function)
+    /// The function that a frame runs, as the id of its name.
+    pub fn function(&self, frame: u32) -> Option<u32> {
+        at(&self.frames, frame).map(|frame| frame.function)
+    }
+
+    /// Per node: whether no node above it runs its function.
+    pub fn outermost(&self) -> &[bool] {
+        &self.outermost
+    }
+
+    /// Whether no node from `above` to the root runs the function of `frame`.
+    fn is_outermost(&self, above: u32, frame: u32) -> bool {
+        let function = self.function(frame);
+        let mut node = above;
+        while node != 0
+            && let Some(&(parent, held)) = at(&self.nodes, node)
+        {
+            if self.function(held) == function {
+                return false;
+            }
+            node = parent;
+        }
+        true
     }
 
     /// Frames of a stack, leaf first.
@@ -145,6 +168,20 @@ impl ServiceTree {
             node = parent;
             at(&self.frames, frame)
         })
+    }
+
+    /// The frames of a stack, root first.
+    pub fn path(&self, stack: u32) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let mut node = self.leaf(stack).unwrap_or(0);
+        while node != 0
+            && let Some(&(parent, frame)) = at(&self.nodes, node)
+        {
+            frames.extend(self.frame(frame));
+            node = parent;
+        }
+        frames.reverse();
+        frames
     }
 
     /// How often what was not written was taken back: ids of stacks stand for
@@ -249,8 +286,10 @@ impl ServiceTree {
         for &frame in root_first {
             let key = (node, frame);
             let fresh = id(self.nodes.len());
+            let parent = node;
             node = *self.node_ids.entry(key).or_insert(fresh);
             if node == fresh {
+                self.outermost.push(self.is_outermost(parent, frame));
                 self.nodes.push(key);
             }
         }
@@ -377,6 +416,7 @@ impl ServiceTree {
         for key in self.nodes.drain(durable.nodes..) {
             self.node_ids.remove(&key);
         }
+        self.outermost.truncate(durable.nodes);
     }
 
     /// Adds a stored run; the runs of each kind come in order of their ids, and
@@ -432,6 +472,7 @@ impl ServiceTree {
                 let frame: u32 = reader.number()?;
                 at(&self.frames, frame)?;
                 self.node_ids.insert((parent, frame), node);
+                self.outermost.push(self.is_outermost(parent, frame));
                 self.nodes.push((parent, frame));
             }
             rows::STACK_ROW => {

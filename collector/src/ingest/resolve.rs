@@ -1,0 +1,255 @@
+//! What the ids of a stream's dictionary are in the trees of services.
+//!
+//! A frame or stack is looked up once, and then the stream keeps only its id: the
+//! tree has the rest. When a second service of the stream uses it, it is read
+//! back from the tree of the first.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use proto::dictionary::Decoder;
+use proto::stack::Frame;
+use rustc_hash::FxHashMap;
+
+use crate::store::trees::{self, SharedTree};
+use crate::store::{ServiceId, StoreError};
+
+/// Most services of one stream.
+const MAX_SERVICES: usize = 64;
+
+/// The receiving end of one stream's dictionary.
+#[derive(Debug, Default)]
+pub struct StreamDictionary {
+    /// Strings, frames and stacks of the stream that no tree has yet.
+    pub decoder: Decoder,
+    /// Per service: ids of its tree.
+    resolved: FxHashMap<ServiceId, Resolved>,
+    /// Ids may be void: the stream must begin anew.
+    is_void: bool,
+}
+
+/// A stream's dictionary, shared between its door and the writer.
+pub type SharedDictionary = Arc<Mutex<StreamDictionary>>;
+
+/// Locks a stream's dictionary.
+pub fn lock(dictionary: &SharedDictionary) -> MutexGuard<'_, StreamDictionary> {
+    dictionary.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ids of a service's tree for ids of a stream, once known.
+#[derive(Debug, Default)]
+struct Resolved {
+    frames: Vec<Option<u32>>,
+    stacks: Vec<Option<u32>>,
+}
+
+/// Why stacks could not be found or added.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ResolveError {
+    /// The stream never named it.
+    #[error("unknown stack {0}")]
+    Unknown(u32),
+    /// More services than a stream may have.
+    #[error("a stream may bring windows of at most {MAX_SERVICES} services")]
+    TooManyServices,
+    /// A tree could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn at<T: Copy>(table: &[Option<T>], id: u32) -> Option<T> {
+    table.get(usize::try_from(id).ok()?).copied().flatten()
+}
+
+fn set<T>(table: &mut [Option<T>], id: u32, value: T) {
+    let index = usize::try_from(id).ok();
+    if let Some(slot) = index.and_then(|index| table.get_mut(index)) {
+        *slot = Some(value);
+    }
+}
+
+impl StreamDictionary {
+    /// Whether the stream must begin anew.
+    pub(super) fn is_void(&self) -> bool {
+        self.is_void
+    }
+
+    /// What the stream was given is not stored after all.
+    pub(super) fn make_void(&mut self) {
+        self.is_void = true;
+    }
+
+    /// Ids in the tree of `service` of the stream's stacks `wire`. `tree` gives a
+    /// service's tree; it is asked only when a stack is new to the stream.
+    pub(super) fn stacks(
+        &mut self,
+        service: ServiceId,
+        wire: &[u32],
+        mut tree: impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
+    ) -> Result<Vec<u32>, ResolveError> {
+        if self.resolved.len() >= MAX_SERVICES && !self.resolved.contains_key(&service) {
+            return Err(ResolveError::TooManyServices);
+        }
+        let (frames, stacks) = (self.decoder.frame_count(), self.decoder.stack_count());
+        let resolved = self.resolved.entry(service).or_default();
+        resolved.frames.resize(frames, None);
+        resolved.stacks.resize(stacks, None);
+        let mut out = Vec::with_capacity(wire.len());
+        for &id in wire {
+            if usize::try_from(id).map_or(true, |index| index >= stacks) {
+                return Err(ResolveError::Unknown(id));
+            }
+            let known = self
+                .resolved
+                .get(&service)
+                .and_then(|resolved| at(&resolved.stacks, id));
+            out.push(match known {
+                Some(stack) => stack,
+                None => self.stack(service, id, &mut tree)?,
+            });
+        }
+        Ok(out)
+    }
+
+    /// Adds a stack to the tree of `service`.
+    fn stack(
+        &mut self,
+        service: ServiceId,
+        id: u32,
+        tree: &mut impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
+    ) -> Result<u32, ResolveError> {
+        let shared = tree(service)?;
+        let others = self.resolved.iter();
+        let elsewhere = others
+            .filter(|(other, _)| **other != service)
+            .find_map(|(other, resolved)| Some((*other, at(&resolved.stacks, id)?)));
+        let stack = match elsewhere {
+            Some((other, stack)) => {
+                let frames: Vec<Frame> = {
+                    let other = tree(other)?;
+                    let other = trees::read(&other);
+                    other.path(stack)
+                };
+                trees::write(&shared).intern(frames.iter())
+            }
+            None => self.add(service, id, &shared, tree)?,
+        };
+        if let Some(resolved) = self.resolved.get_mut(&service) {
+            set(&mut resolved.stacks, id, stack);
+        }
+        self.decoder.forget_stack(id);
+        Ok(stack)
+    }
+
+    /// Adds a stack that no service of the stream has yet.
+    fn add(
+        &mut self,
+        service: ServiceId,
+        id: u32,
+        shared: &SharedTree,
+        tree: &mut impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
+    ) -> Result<u32, ResolveError> {
+        let leaf_first: Vec<u32> = self.decoder.frame_ids(id).to_vec();
+        let mut path = Vec::with_capacity(leaf_first.len());
+        for frame in leaf_first.into_iter().rev() {
+            let known = self
+                .resolved
+                .get(&service)
+                .and_then(|resolved| at(&resolved.frames, frame));
+            path.push(match known {
+                Some(frame) => frame,
+                None => self.frame(service, frame, shared, tree)?,
+            });
+        }
+        Ok(trees::write(shared).intern_path(&path))
+    }
+
+    /// Adds a frame to the tree of `service`.
+    fn frame(
+        &mut self,
+        service: ServiceId,
+        id: u32,
+        shared: &SharedTree,
+        tree: &mut impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
+    ) -> Result<u32, ResolveError> {
+        let interned = if let Some(frame) = self.decoder.frame(id) {
+            trees::write(shared).intern_frame(frame)
+        } else {
+            // Forgotten since a service has it.
+            let mut others = self.resolved.iter();
+            let (other, frame) = others
+                .find_map(|(other, resolved)| Some((*other, at(&resolved.frames, id)?)))
+                .ok_or(ResolveError::Unknown(id))?;
+            let other = tree(other)?;
+            let frame = trees::read(&other).frame(frame);
+            let frame = frame.ok_or(ResolveError::Unknown(id))?;
+            trees::write(shared).intern_frame(&frame)
+        };
+        if let Some(resolved) = self.resolved.get_mut(&service) {
+            set(&mut resolved.frames, id, interned);
+        }
+        self.decoder.forget_frame(id);
+        Ok(interned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Epoch;
+    use crate::store::tree::ServiceTree;
+    use proto::dictionary::Encoder;
+    use proto::labels::LabelSet;
+    use proto::profile::{Facts, Profile};
+    use proto::stack::FrameKind;
+    use proto::window::{UnixNanos, Window};
+    use std::sync::RwLock;
+
+    fn profile(stacks: &[&[&str]]) -> Profile {
+        let stack = |names: &&[&str]| {
+            let leaf_first = names.iter().rev();
+            leaf_first
+                .map(|name| Frame::named(FrameKind::Go, name))
+                .collect()
+        };
+        Profile::new(
+            LabelSet::new([("service", "s")]).unwrap(),
+            Window::from_start(UnixNanos::new(0), 1).unwrap(),
+            stacks.iter().map(stack).collect(),
+            Vec::new(),
+            Facts::default(),
+        )
+        .unwrap()
+    }
+
+    fn names(tree: &SharedTree, stack: u32) -> Vec<String> {
+        let path = trees::read(tree).path(stack);
+        path.iter()
+            .map(|frame| frame.function.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn what_a_tree_has_is_forgotten_and_found_again_for_another_service() {
+        let mut dictionary = StreamDictionary::default();
+        let mut encoder = Encoder::new();
+        let trees: Vec<SharedTree> = (0..3)
+            .map(|id| Arc::new(RwLock::new(ServiceTree::new(ServiceId(id), Epoch(0)))))
+            .collect();
+        let tree = |ServiceId(id): ServiceId| Ok(Arc::clone(&trees[id as usize]));
+        let body = encoder.encode(&[profile(&[&["main", "a"], &["main", "b"], &[]])]);
+        dictionary.decoder.apply(body.unwrap()).unwrap();
+        let before = dictionary.decoder.bytes();
+        let first = dictionary.stacks(ServiceId(1), &[0, 1, 2], tree).unwrap();
+        assert_eq!(names(&trees[1], first[0]), ["main", "a"]);
+        assert_eq!(names(&trees[1], first[2]), [""; 0]);
+        assert!(dictionary.decoder.bytes() < before);
+        // A known frame in a new stack, and a known stack, of another service.
+        let body = encoder.encode(&[profile(&[&["main", "b", "a"]])]).unwrap();
+        dictionary.decoder.apply(body).unwrap();
+        let second = dictionary.stacks(ServiceId(2), &[3, 1], tree).unwrap();
+        assert_eq!(names(&trees[2], second[0]), ["main", "b", "a"]);
+        assert_eq!(names(&trees[2], second[1]), ["main", "b"]);
+        let unknown = dictionary.stacks(ServiceId(2), &[4], tree);
+        assert!(matches!(unknown, Err(ResolveError::Unknown(4))));
+    }
+}
