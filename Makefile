@@ -15,7 +15,7 @@ ALL := --release --workspace $(LOCKED)
 SCRIPTS := .ci/run deploy/setup.sh deploy/demo/run.sh deploy/kubernetes/make-token.sh deploy/kubernetes/test.sh
 OLD_GO := /usr/lib/go-1.19/bin/go
 
-.PHONY: help setup build demo soak test test-rust test-go test-kubernetes check lint docs bless bench fmt
+.PHONY: help setup build demo soak test test-rust test-go test-kubernetes check lint docs bless bench bench-store fmt
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -61,6 +61,11 @@ bless: setup ## accept the present output as golden; read the diff afterwards
 
 bench: setup ## run the benchmarks
 	cargo bench --workspace $(LOCKED)
+
+# Databases of the month row take some 20 GB and are removed afterwards.
+bench-store: build ## measure the store against its targets (ROW=name for one row), up to 75 minutes
+	@mkdir -p $(CARGO_TARGET_DIR)/bench-store
+	@$(CARGO_TARGET_DIR)/release/bench-store --folder $(CARGO_TARGET_DIR)/bench-store $(if $(ROW),--row $(ROW))
 
 fmt: setup ## format all code
 	cargo fmt --all

@@ -10,6 +10,8 @@
 
 mod agent;
 mod counts;
+#[cfg(test)]
+mod tests;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

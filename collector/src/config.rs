@@ -17,8 +17,10 @@ pub const ENV_PREFIX: &str = "TEPUI__COLLECTOR";
 /// Exit code of a process whose configuration cannot be used
 /// (`EX_USAGE` of sysexits.h).
 pub const EXIT_CODE: u8 = 64;
-/// Smallest cache: one busy service's tree must fit.
-const MIN_CACHE_BYTES: u64 = 8 << 20;
+/// Smallest memory ceiling: one busy service's tree must fit its share.
+const MIN_MEMORY_BYTES: u64 = 64 << 20;
+/// Smallest disk ceiling: a log, and some hours of windows.
+const MIN_DISK_BYTES: u64 = 1 << 30;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Everything that can be set.
@@ -81,8 +83,11 @@ pub struct StoreConfig {
     /// Labels whose values make groups of series with sums of their own, so that
     /// `{version="1.8"}` is answered like the whole service.
     pub group_by: Vec<String>,
-    /// Most bytes of trees and tables in memory.
-    pub cache_bytes: u64,
+    /// Ceiling of what grows with data in memory: blocks, write buffers, trees,
+    /// dictionaries of streams, waiting windows, queries.
+    pub max_memory_bytes: u64,
+    /// Ceiling of the folder's size; 0 for none. The oldest windows go first.
+    pub max_disk_bytes: u64,
 }
 
 /// When a finding becomes an alert.
@@ -144,7 +149,8 @@ impl Default for StoreConfig {
             retention_hours: 90 * 24 * HOUR,
             retention_days: 2 * 365 * 24 * HOUR,
             group_by: ["version", "zone", "node"].map(str::to_owned).to_vec(),
-            cache_bytes: 256 << 20,
+            max_memory_bytes: 512 << 20,
+            max_disk_bytes: 0,
         }
     }
 }
@@ -329,7 +335,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let listen = self.listen_address()?;
         let detect = &self.detect;
-        let rules: [(&'static str, String, bool, &'static str); 13] = [
+        let rules: [(&'static str, String, bool, &'static str); 14] = [
             (
                 "data",
                 self.data.display().to_string(),
@@ -376,10 +382,16 @@ impl Config {
                 "it must name at most 8 labels",
             ),
             (
-                "store.cache_bytes",
-                self.store.cache_bytes.to_string(),
-                self.store.cache_bytes >= MIN_CACHE_BYTES,
-                "it must be at least 8388608",
+                "store.max_memory_bytes",
+                self.store.max_memory_bytes.to_string(),
+                self.store.max_memory_bytes >= MIN_MEMORY_BYTES,
+                "it must be at least 67108864",
+            ),
+            (
+                "store.max_disk_bytes",
+                self.store.max_disk_bytes.to_string(),
+                self.store.max_disk_bytes == 0 || self.store.max_disk_bytes >= MIN_DISK_BYTES,
+                "it must be 0, or at least 1073741824",
             ),
             (
                 "detect.step",
@@ -484,7 +496,8 @@ mod tests {
             "retention_hours",
             "retention_days",
             "group_by",
-            "cache_bytes",
+            "max_memory_bytes",
+            "max_disk_bytes",
             "step",
             "for",
             "keep",
@@ -503,7 +516,7 @@ mod tests {
         let toml = "listen = \"127.0.0.1:1\"\n[detect]\nstep = \"10s\"\nfor = \"20s\"\n[store]\nretention = \"2d\"";
         let env = [
             ("TEPUI__COLLECTOR__LISTEN", "127.0.0.1:2"),
-            ("TEPUI__COLLECTOR__STORE__CACHE_BYTES", "16777216"),
+            ("TEPUI__COLLECTOR__STORE__MAX_MEMORY_BYTES", "134217728"),
             ("TEPUI__COLLECTOR__SELF_PROFILE__ENABLED", "false"),
             ("TEPUI__COLLECTOR__DETECT__FOR", "30s"),
             ("TEPUI__AGENT__CPU__RATE_HZ", "ignored"),
@@ -518,7 +531,7 @@ mod tests {
         assert_eq!(config.detect.step, Duration::from_secs(10));
         assert_eq!(config.detect.hold, Duration::from_secs(30));
         assert_eq!(config.store.retention, 48 * HOUR);
-        assert_eq!(config.store.cache_bytes, 16 << 20);
+        assert_eq!(config.store.max_memory_bytes, 128 << 20);
         assert!(!config.self_profile.enabled);
     }
 
@@ -535,7 +548,12 @@ mod tests {
             ("public_url = \"tepui.example\"", None, "public_url"),
             ("[tls]\ncert_file = \"a.pem\"", None, "together"),
             ("[store]\nretention = \"1m\"", None, "store.retention"),
-            ("[store]\ncache_bytes = 1", None, "store.cache_bytes"),
+            (
+                "[store]\nmax_memory_bytes = 1",
+                None,
+                "store.max_memory_bytes",
+            ),
+            ("[store]\nmax_disk_bytes = 1", None, "store.max_disk_bytes"),
             ("[detect]\nstep = \"7s\"", None, "detect.step"),
             ("[detect]\nstep = \"0s\"", None, "detect.step"),
             ("[detect]\nfor = \"10s\"", None, "detect.for"),

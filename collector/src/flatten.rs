@@ -64,16 +64,17 @@ pub fn flatten(
         leave_out(tree, choice, &mut own);
     }
     let totals = sums_below(tree, own.clone());
-    let sizes: Vec<u128> = match has_negative {
-        false => totals.iter().map(|total| total.unsigned_abs()).collect(),
+    let sizes;
+    let sizes = match has_negative {
+        false => &totals,
         true => {
-            let sizes = own.iter().map(|own| own.saturating_abs()).collect();
-            let sizes = sums_below(tree, sizes);
-            sizes.iter().map(|size| size.unsigned_abs()).collect()
+            let positive = own.iter().map(|own| own.saturating_abs()).collect();
+            sizes = sums_below(tree, positive);
+            &sizes
         }
     };
-    let least = least_size(&sizes, choice.max_nodes.saturating_mul(SPARE));
-    build(out, tree, &own, &totals, &sizes, least)
+    let least = least_step(sizes, choice.max_nodes.saturating_mul(SPARE));
+    build(out, tree, &own, &totals, sizes, least)
 }
 
 /// Sets samples that are not meant to zero.
@@ -114,49 +115,42 @@ fn sums_below(tree: &ServiceTree, mut values: Vec<i128>) -> Vec<i128> {
     values
 }
 
-/// Position of a size among all sizes, coarse: [`FINE`] steps per factor of two.
-fn step(size: u128) -> usize {
+/// Position of a size among all sizes, coarse: [`FINE`] steps per factor of two;
+/// 0 for nothing.
+fn step(size: i128) -> usize {
+    let size = size.unsigned_abs();
     let bits = 128 - size.leading_zeros();
     let shift = bits.saturating_sub(1 + FINE.ilog2());
     let fine = usize::try_from(size >> shift).unwrap_or(0) % 16;
     usize::try_from(bits).unwrap_or(0) * 16 + fine
 }
 
-/// A size that at most `max_nodes` nodes reach, but for the root.
-fn least_size(sizes: &[u128], max_nodes: usize) -> u128 {
-    if sizes.iter().filter(|size| **size != 0).count() <= max_nodes {
-        return 1;
-    }
+/// A step above 0 that at most `max_nodes` nodes reach.
+fn least_step(sizes: &[i128], max_nodes: usize) -> usize {
     let mut counts = vec![0_usize; 129 * 16];
-    for size in sizes.iter().filter(|size| **size != 0) {
+    for size in sizes {
         if let Some(count) = counts.get_mut(step(*size)) {
             *count += 1;
         }
     }
     let mut reached = 0;
-    let mut lowest = counts.len();
-    for (at, count) in counts.iter().enumerate().rev() {
+    for (at, count) in counts.iter().enumerate().skip(1).rev() {
         reached += count;
         if reached > max_nodes {
-            break;
+            return at + 1;
         }
-        lowest = at;
     }
-    // The least size of that step.
-    let found = sizes
-        .iter()
-        .filter(|size| **size != 0 && step(**size) >= lowest);
-    found.min().copied().unwrap_or(u128::MAX)
+    1
 }
 
-/// Adds the nodes of at least `least`; what lies below is an `other`.
+/// Adds the nodes whose size reaches step `least`; what lies below is an `other`.
 fn build(
     out: &mut CallTree,
     tree: &ServiceTree,
     own: &[i128],
     totals: &[i128],
-    sizes: &[u128],
-    least: u128,
+    sizes: &[i128],
+    least: usize,
 ) -> u64 {
     let other = Frame::named(FrameKind::Synthetic, OTHER);
     let unknown = Frame::named(FrameKind::Synthetic, "[unknown]");
@@ -178,7 +172,7 @@ fn build(
             continue;
         }
         let above = places.get(index(parent)).copied().unwrap_or(u32::MAX);
-        if size < least {
+        if step(size) < least {
             folded += 1;
             if above != u32::MAX {
                 let place = out.child(index(above), &other);
@@ -284,8 +278,10 @@ mod tests {
         }
 
         #[test]
-        fn steps_rise_with_sizes(a: u128, b: u128) {
-            prop_assert_eq!(a.max(b), if step(a) >= step(b) && (step(a) > step(b) || a >= b) { a } else { b });
+        fn steps_rise_with_sizes(a in 0..i128::MAX, b in 0..i128::MAX, shift in 0u32..127) {
+            let (small, large) = (a.min(b) >> shift, a.max(b) >> shift);
+            prop_assert!(step(small) <= step(large));
+            prop_assert_eq!(step(small) == 0, small == 0);
         }
     }
 }

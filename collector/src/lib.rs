@@ -25,6 +25,7 @@ pub mod http;
 pub mod import;
 pub mod ingest;
 pub mod listen;
+pub mod memory;
 pub mod metrics;
 pub mod prune;
 pub mod query;

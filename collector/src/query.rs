@@ -6,6 +6,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use proto::labels::Selector;
@@ -18,11 +19,13 @@ use tokio::sync::Semaphore;
 use crate::answer::{Coverage, ProfileAnswer};
 use crate::directory::Directory;
 use crate::flatten::{Choice, flatten};
+use crate::memory::{Budget, NoShare};
 use crate::prune;
 use crate::rollup::read::{RangeReader, Selection};
 use crate::rollup::total::Total;
 use crate::store::segment::RangeSum;
 use crate::store::tier::Tier;
+use crate::store::tree::ServiceTree;
 use crate::store::trees::{self, Trees};
 use crate::store::{
     PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, SumRequest,
@@ -31,8 +34,12 @@ use crate::tree::CallTree;
 
 /// Queries that are summed at once; others wait.
 pub const MAX_QUERIES: usize = 4;
-/// Nodes of an answer when the caller does not say.
-pub const DEFAULT_MAX_NODES: usize = 100_000;
+/// Queries that run or wait; further ones are refused.
+const MAX_WAITING: usize = 256;
+/// How long a query waits for its turn and for memory.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Nodes of an answer when the caller does not say: more than a screen shows.
+pub const DEFAULT_MAX_NODES: usize = 8_192;
 /// How far back a service's load in `services` looks.
 const LOAD_RANGE: Duration = Duration::from_secs(300);
 
@@ -137,6 +144,12 @@ pub enum QueryError {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// Too many ask at once.
+    #[error("more queries came than can be answered; ask again in some seconds")]
+    Busy,
+    /// It would take more memory than there is.
+    #[error(transparent)]
+    Memory(#[from] NoShare),
     /// The work was ended before it was done.
     #[error("the query was ended: the collector is stopping or the query is defective")]
     Ended,
@@ -149,6 +162,7 @@ impl QueryError {
             Self::NoServiceName => Kind::Invalid,
             Self::UnknownService { .. } | Self::UnknownType { .. } => Kind::NotFound,
             Self::Store(error) => error.kind(),
+            Self::Busy | Self::Memory(_) => Kind::Exhausted,
             Self::Ended => Kind::Unavailable,
         }
     }
@@ -172,6 +186,9 @@ struct Inner {
     directory: Arc<Directory>,
     clock: Arc<dyn Clock>,
     permits: Arc<Semaphore>,
+    /// Queries that run or wait.
+    present: AtomicUsize,
+    memory: Arc<Budget>,
     reader: RangeReader,
 }
 
@@ -182,6 +199,7 @@ impl Query {
         trees: Arc<Trees>,
         directory: Arc<Directory>,
         reader: RangeReader,
+        memory: Budget,
         clock: Arc<dyn Clock>,
     ) -> Self {
         Self {
@@ -190,6 +208,8 @@ impl Query {
                 trees,
                 directory,
                 reader,
+                memory: Arc::new(memory),
+                present: AtomicUsize::new(0),
                 clock,
                 permits: Arc::new(Semaphore::new(MAX_QUERIES)),
             }),
@@ -201,10 +221,11 @@ impl Query {
         &self,
         work: impl FnOnce(&Inner) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, QueryError> {
+        let _present = Present::count(&self.inner)?;
         let permits = Arc::clone(&self.inner.permits);
-        let permit = permits
-            .acquire_owned()
+        let permit = tokio::time::timeout(PATIENCE, permits.acquire_owned())
             .await
+            .map_err(|_elapsed| QueryError::Busy)?
             .map_err(|_| QueryError::Ended)?;
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || {
@@ -236,7 +257,9 @@ impl Query {
         request: ProfileRequest,
     ) -> Result<ProfileAnswer, QueryError> {
         let tenant = tenant.to_owned();
-        self.blocking(move |inner| inner.profile(&tenant, &request))
+        let gone = Gone::default();
+        let flag = Arc::clone(&gone.0);
+        self.blocking(move |inner| inner.profile(&tenant, &request, &flag))
             .await
     }
 
@@ -361,14 +384,19 @@ impl Inner {
         types
     }
 
-    fn profile(&self, tenant: &str, request: &ProfileRequest) -> Result<ProfileAnswer, QueryError> {
+    fn profile(
+        &self,
+        tenant: &str,
+        request: &ProfileRequest,
+        gone: &Arc<AtomicBool>,
+    ) -> Result<ProfileAnswer, QueryError> {
         let services = self.find(tenant, &request.service)?;
         let types = self.types(&request.profile_type);
         let mut answer: Option<(Arc<StoredType>, Merge)> = None;
         for (ptype, stored) in types {
             let mut merge = Merge::default();
             for (service, _) in &services {
-                self.merge(*service, ptype, request, &mut merge)?;
+                self.merge(*service, ptype, request, gone, &mut merge)?;
             }
             // Of several types that answer to one name, the one with data.
             if answer.is_none() || merge.coverage.windows > 0 {
@@ -411,10 +439,16 @@ impl Inner {
         service: ServiceId,
         ptype: PtypeId,
         request: &ProfileRequest,
+        gone: &Arc<AtomicBool>,
         merge: &mut Merge,
     ) -> Result<(), QueryError> {
         let selection = self.select(service, &request.selector)?;
-        let mut total = Total::empty(ptype);
+        let tree = self.trees.get(service)?;
+        let _memory = self.memory.take(cost(&trees::read(&tree)), PATIENCE)?;
+        let mut total = Total::Vectors(RangeSum {
+            cancelled: Some(Arc::clone(gone)),
+            ..RangeSum::default()
+        });
         let rounded = self
             .reader
             .add(service, ptype, &selection, request.window, &mut total)?;
@@ -443,7 +477,6 @@ impl Inner {
         let samples = u64::try_from(samples.max(0)).unwrap_or(u64::MAX);
         coverage.samples = coverage.samples.saturating_add(samples);
         coverage.windows = coverage.windows.saturating_add(sum.windows());
-        let tree = self.trees.get(service)?;
         let choice = Choice {
             focus: request.focus.as_ref(),
             ignore: request.ignore.as_ref(),
@@ -680,6 +713,44 @@ impl Inner {
         let series = i128::try_from(sum.series.len()).unwrap_or(0);
         let millicores = value.saturating_mul(1000).saturating_mul(series) / observed;
         Ok(u64::try_from(millicores.max(0)).unwrap_or(u64::MAX))
+    }
+}
+
+/// About how many bytes an answer over `tree` takes while it is made.
+fn cost(tree: &ServiceTree) -> usize {
+    // Values and totals by node and by stack, in 128 bits, and their sizes.
+    tree.node_count()
+        .saturating_mul(64)
+        .saturating_add(tree.stack_count().saturating_mul(64))
+}
+
+/// Counts a query that runs or waits.
+struct Present<'a>(&'a Inner);
+
+impl<'a> Present<'a> {
+    fn count(inner: &'a Inner) -> Result<Self, QueryError> {
+        let before = inner.present.fetch_add(1, Ordering::Relaxed);
+        let present = Self(inner);
+        match before < MAX_WAITING {
+            true => Ok(present),
+            false => Err(QueryError::Busy),
+        }
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.0.present.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Says that a reader is gone, once it is dropped.
+#[derive(Default)]
+struct Gone(Arc<AtomicBool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -45,6 +45,17 @@ pub enum Format {
     Speedscope,
 }
 
+impl Format {
+    /// Nodes to ask for when the reader does not say; 0 for the usual number.
+    /// Tables and files for other tools have every function that counts.
+    pub fn max_nodes(self) -> u32 {
+        match self {
+            Self::Top | Self::Pprof | Self::Folded => 65_536,
+            Self::Tree | Self::Svg | Self::Json | Self::Speedscope => 0,
+        }
+    }
+}
+
 /// What a picture or table says above itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RenderContext {

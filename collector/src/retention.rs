@@ -4,13 +4,15 @@
 //! computed from them was: a window that comes after that is added to the
 //! coarser rows by the writer.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use proto::status::chain;
 use proto::window::{Clock, UnixNanos};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::metrics::Metrics;
 use crate::rollup::rolled::Rolled;
@@ -19,7 +21,12 @@ use crate::store::trees::Trees;
 use crate::store::{Kept, Store, StoreError, WriteGroup, rows};
 
 /// How often old rows are dropped and sizes measured.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
+const HOUSEKEEPING: Duration = Duration::from_secs(20);
+/// Free bytes of the file system below which no windows are taken: the log and
+/// a flush must still fit.
+const LEAST_FREE_BYTES: u64 = 256 << 20;
+/// Which rows go first when there are too many: the finest and oldest.
+const FIRST_TO_GO: [Tier; 4] = [Tier::Window, Tier::Minute, Tier::Hour, Tier::Day];
 
 /// How long rows are kept.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +50,84 @@ impl Horizons {
     }
 }
 
+/// The folder of the store.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it may take; 0 means what the disk has.
+    pub max_bytes: u64,
+    /// Set while no windows may be added.
+    pub is_full: Arc<AtomicBool>,
+}
+
+impl Folder {
+    /// Bytes that its files take.
+    fn bytes(&self) -> u64 {
+        let Ok(files) = std::fs::read_dir(&self.path) else {
+            return 0;
+        };
+        let sizes = files.filter_map(|file| Some(file.ok()?.metadata().ok()?.len()));
+        sizes.fold(0, u64::saturating_add)
+    }
+
+    /// Free bytes of its file system; everything when that cannot be read.
+    fn free_bytes(&self) -> u64 {
+        rustix::fs::statvfs(&self.path)
+            .map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Drops the oldest rows while the folder is too large, and says whether
+    /// windows may be added.
+    fn keep_below(&self, store: &dyn Store, rolled: &Rolled) -> Result<usize, StoreError> {
+        let mut dropped = 0;
+        while self.max_bytes > 0 && self.bytes() > self.max_bytes {
+            match drop_oldest(store, rolled)? {
+                0 => break,
+                more => dropped += more,
+            }
+        }
+        let is_over = self.max_bytes > 0 && self.bytes() > self.max_bytes;
+        let is_full = is_over || self.free_bytes() < LEAST_FREE_BYTES;
+        if is_full != self.is_full.swap(is_full, Ordering::Relaxed) {
+            match is_full {
+                true => warn!(path = ?self.path, "disk full: agents are told to wait"),
+                false => info!(path = ?self.path, "disk has room again"),
+            }
+        }
+        Ok(dropped)
+    }
+}
+
+/// Drops the oldest stretch of the finest rows that may go; 0 if none may.
+fn drop_oldest(store: &dyn Store, rolled: &Rolled) -> Result<usize, StoreError> {
+    for tier in FIRST_TO_GO {
+        let stretches = store.stretches(Kept::Rows(tier));
+        // The newest is being written.
+        if let [(_, end), _, ..] = stretches[..] {
+            let time = instant(end);
+            let dropped = drop_rows(store, rolled, tier, time)?;
+            if dropped > 0 {
+                let features = match tier {
+                    Tier::Window => store.drop_before(Kept::Features, time)?,
+                    _ => 0,
+                };
+                return Ok(dropped + features);
+            }
+        }
+    }
+    Ok(0)
+}
+
+fn instant(seconds: u64) -> UnixNanos {
+    UnixNanos::new(i64::try_from(seconds.saturating_mul(1_000_000_000)).unwrap_or(i64::MAX))
+}
+
 /// Drops old rows and measures sizes until `shutdown`.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "wiring: each is a part of its own"
+)]
 pub async fn keep_house(
     store: Arc<dyn Store>,
     trees: Arc<Trees>,
@@ -51,13 +135,16 @@ pub async fn keep_house(
     clock: Arc<dyn Clock>,
     rolled: Arc<Rolled>,
     horizons: Horizons,
+    folder: Folder,
     shutdown: CancellationToken,
 ) {
     loop {
         let (store, trees, rolled) = (Arc::clone(&store), Arc::clone(&trees), Arc::clone(&rolled));
         let now = clock.now();
+        let folder = folder.clone();
         let measured = tokio::task::spawn_blocking(move || {
-            let dropped = drop_old(&*store, &rolled, &horizons, now);
+            let dropped = drop_old(&*store, &rolled, &horizons, now)
+                .and_then(|old| Ok(old + folder.keep_below(&*store, &rolled)?));
             (dropped, store.usage(), trees.usage().0)
         })
         .await;
@@ -141,8 +228,7 @@ fn drop_rows(
     };
     Store::write(store, &gone)?;
     rolled.drop_before(tier, until);
-    let at = i64::try_from(until.saturating_mul(1_000_000_000)).unwrap_or(i64::MAX);
-    store.drop_before(Kept::Rows(tier), UnixNanos::new(at))
+    store.drop_before(Kept::Rows(tier), instant(until))
 }
 
 fn signed(bytes: u64) -> i64 {

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use agent::{EmbedConfig, Profiling};
@@ -33,12 +34,13 @@ use crate::dirty::Dirty;
 use crate::grpc::QueryService;
 use crate::hook::{HookConfig, run_hook};
 use crate::http::{App, router};
-use crate::ingest::stream::IngestService;
+use crate::ingest::stream::{IngestService, Limits};
 use crate::ingest::writer::{QUEUE_LENGTH, Writer};
 use crate::listen::{self, ListenError};
+use crate::memory::{Budget, Shares};
 use crate::metrics::Metrics;
 use crate::query::Query;
-use crate::retention::{Horizons, keep_house};
+use crate::retention::{Folder, Horizons, keep_house};
 use crate::rollup::Rollup;
 use crate::rollup::groups::Groups;
 use crate::rollup::read::RangeReader;
@@ -190,17 +192,19 @@ pub async fn start(
         Arc::clone(&metrics),
         Arc::clone(&agents),
     ));
-    // Half of the budget for blocks of the engine, half for trees.
-    let budget = usize::try_from(config.store.cache_bytes).unwrap_or(usize::MAX) / 2;
+    let shares = Shares::of(config.store.max_memory_bytes);
     let data = config.data.clone();
-    let opened = tokio::task::spawn_blocking(move || RocksStore::open(&data, budget)).await;
+    let opened = tokio::task::spawn_blocking(move || {
+        RocksStore::open_with(&data, shares.blocks, shares.write_buffers)
+    })
+    .await;
     let rocks = match opened {
         Ok(opened) => Arc::new(opened?),
         Err(panicked) => return Err(StoreError::Read(Box::new(panicked)).into()),
     };
     let store: Arc<dyn Store> = Arc::<RocksStore>::clone(&rocks);
     let state: Arc<dyn StateStore> = rocks;
-    let trees = Arc::new(Trees::new(Arc::clone(&store), budget));
+    let trees = Arc::new(Trees::new(Arc::clone(&store), shares.trees));
     let directory = Arc::new(Directory::open(Arc::clone(&store))?);
     let dirty = Arc::new(Dirty::new(config.detect.step, Arc::clone(&metrics)));
     let rolled = Arc::new(Rolled::open(&*store, clock.now())?);
@@ -245,6 +249,7 @@ pub async fn start(
         Arc::clone(&trees),
         Arc::clone(&directory),
         reader,
+        Budget::new(shares.queries),
         Arc::clone(&clock),
     );
     let app = App::new(
@@ -291,6 +296,7 @@ pub async fn start(
         ));
     }
     let kept_store = Arc::clone(&store);
+    let disk = Arc::new(AtomicBool::new(false));
     parts.spawn(keep_house(
         store,
         trees,
@@ -302,6 +308,11 @@ pub async fn start(
             hours: config.store.retention_hours,
             days: config.store.retention_days,
         },
+        Folder {
+            path: config.data.clone(),
+            max_bytes: config.store.max_disk_bytes,
+            is_full: Arc::clone(&disk),
+        },
         stop_parts.clone(),
     ));
 
@@ -310,6 +321,11 @@ pub async fn start(
         clock,
         Arc::clone(&metrics),
         agents,
+        Limits {
+            dictionaries: shares.dictionaries,
+            waiting: shares.waiting,
+            disk,
+        },
         stop_parts.clone(),
     );
     let router = router(app.clone(), routes(ingest, app).await, authenticator);

@@ -193,6 +193,10 @@ impl Agent {
         let mut is_open = true;
         while is_open || !self.owed.is_empty() {
             self.mend(&shared).await?;
+            // Mending may have forgotten what was owed.
+            if !is_open && self.owed.is_empty() {
+                break;
+            }
             let Some(link) = &mut self.link else { continue };
             let has_room =
                 is_open && self.pause.is_none() && self.owed.len() < shared.sending.in_flight;

@@ -78,8 +78,9 @@ pub(super) async fn measure(lab: &mut Lab) -> anyhow::Result<Measured> {
     let server = Server::start(&lab.server_config("services", at)).await?;
     let mut http = Http::connect(&server.url()).await?;
     let mut times = Vec::new();
-    for turn in 0..ASKED.min(count) {
-        let service = name(turn * (count / ASKED.min(count)));
+    let asked = ASKED.min(count);
+    for turn in 0..asked {
+        let service = name(turn * (count / asked));
         let reply = http.get(&flame_path(&service, "1h", "")).await?.ok()?;
         times.push(reply.took);
     }

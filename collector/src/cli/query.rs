@@ -135,7 +135,10 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         selector: checked_selector(args.select)?,
         focus: checked_regex("--focus", args.focus)?,
         ignore: checked_regex("--ignore", args.ignore)?,
-        max_nodes: args.max_nodes,
+        max_nodes: match args.max_nodes {
+            0 => format.max_nodes(),
+            asked => asked,
+        },
     };
     let request_selector = request.selector.clone();
     let mut client = args.client.connect().await?;

@@ -187,7 +187,10 @@ pub async fn profile(
     Params(params): Params<ProfileParams>,
 ) -> Result<Response, ApiError> {
     let format: Format = given(params.format.as_deref()).unwrap_or("json").parse()?;
-    let request = params.request(app.clock.now())?;
+    let mut request = params.request(app.clock.now())?;
+    if request.max_nodes == 0 {
+        request.max_nodes = usize::try_from(format.max_nodes()).unwrap_or(0);
+    }
     let context = RenderContext {
         title: format!("{} · {}", request.service, kind_of(&request.profile_type)),
         subtitle: selector_text(&request.selector),

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
@@ -32,16 +32,12 @@ use crate::metrics::Metrics;
 
 /// Batches of one stream that may wait for the writer.
 const MAX_IN_FLIGHT: usize = 16;
-/// Dictionaries of all streams together, in bytes; beyond it a stream that
 /// How long a batch waits for room before it is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes up to which a body is unpacked where it arrived.
 const SMALL_BODY: u64 = 128 << 10;
-/// wants to grow must begin anew.
-const MAX_DICTIONARIES_BYTES: usize = 512 << 20;
-/// Windows that wait for the writer, of all streams together, in KiB; more are
-/// refused with a retry hint.
-const MAX_WAITING_KIB: u32 = 256 << 10;
+/// What a sender waits when the disk is full.
+const DISK_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Batches that are unpacked at once.
 const MAX_UNPACKING: usize = 4;
 /// What a sender waits when the writer's queue is full.
@@ -60,7 +56,28 @@ pub struct IngestService {
     dictionaries_bytes: Arc<AtomicUsize>,
     room: Arc<Semaphore>,
     unpacking: Arc<Semaphore>,
+    limits: Limits,
     shutdown: CancellationToken,
+}
+
+/// What all streams together may take.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of dictionaries; beyond it a stream that wants to grow must begin
+    /// anew.
+    pub dictionaries: usize,
+    /// Bytes of windows that wait for the writer; more wait a little, and are
+    /// then refused with a retry hint.
+    pub waiting: usize,
+    /// Whether the disk has no room for windows.
+    pub disk: Arc<AtomicBool>,
+}
+
+impl Limits {
+    /// KiB of windows that may wait.
+    fn waiting_kib(&self) -> u32 {
+        u32::try_from(self.waiting / 1024).unwrap_or(u32::MAX >> 4)
+    }
 }
 
 impl IngestService {
@@ -71,6 +88,7 @@ impl IngestService {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         agents: Arc<Agents>,
+        limits: Limits,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
@@ -80,9 +98,10 @@ impl IngestService {
             agents,
             dictionaries_bytes: Arc::default(),
             room: Arc::new(Semaphore::new(
-                usize::try_from(MAX_WAITING_KIB).unwrap_or(usize::MAX),
+                usize::try_from(limits.waiting_kib()).unwrap_or(usize::MAX >> 4),
             )),
             unpacking: Arc::new(Semaphore::new(MAX_UNPACKING)),
+            limits,
             shutdown,
         }
     }
@@ -107,6 +126,7 @@ struct Push {
     state: State,
     room: Arc<Semaphore>,
     unpacking: Arc<Semaphore>,
+    limits: Limits,
     shutdown: CancellationToken,
 }
 
@@ -350,12 +370,15 @@ impl Push {
             }
             (_, Err((code, message))) => return self.give_up(code, message),
         };
-        let kib = size_kib(&windows).min(MAX_WAITING_KIB);
+        if self.limits.disk.load(Ordering::Relaxed) {
+            return self.overloaded("the disk is full", DISK_RETRY_AFTER);
+        }
+        let kib = size_kib(&windows).min(self.limits.waiting_kib());
         // While it waits this stream is not read, which its agent feels; the place
         // is kept, so that few unpacked batches wait at a time.
         let room = Arc::clone(&self.room).acquire_many_owned(kib);
         let Ok(Ok(room)) = tokio::time::timeout(PATIENCE, room).await else {
-            return self.overloaded("waiting windows take too much memory");
+            return self.overloaded("waiting windows take too much memory", RETRY_AFTER);
         };
         drop(place);
         let (reply, outcome) = oneshot::channel();
@@ -371,14 +394,14 @@ impl Push {
         };
         match tokio::time::timeout(PATIENCE, self.queue.send(submission)).await {
             Ok(Ok(())) => Owed::Later(outcome),
-            _ => self.overloaded("the write queue is full"),
+            _ => self.overloaded("the write queue is full", RETRY_AFTER),
         }
     }
 
-    fn overloaded(&self, message: &str) -> Owed {
+    fn overloaded(&self, message: &str, retry_after: Duration) -> Owed {
         let code = pb::RefusalCode::Overloaded;
         self.metrics.refused_batches(code).inc();
-        Owed::Now(refused(code, message, Some(RETRY_AFTER)))
+        Owed::Now(refused(code, message, Some(retry_after)))
     }
 
     /// Refuses a batch whose dictionary is lost, and with it the stream.
@@ -406,7 +429,7 @@ impl Push {
         let before = std::mem::replace(&mut self.counted_bytes, bytes);
         self.dictionaries_bytes.fetch_add(bytes, Ordering::Relaxed);
         let others = self.dictionaries_bytes.fetch_sub(before, Ordering::Relaxed);
-        if others.saturating_sub(before) > MAX_DICTIONARIES_BYTES && bytes > before {
+        if others.saturating_sub(before) > self.limits.dictionaries && bytes > before {
             let message = "dictionaries of all streams take too much memory";
             return Err((pb::RefusalCode::DictionaryReset, message.to_owned()));
         }
@@ -482,6 +505,7 @@ impl Ingest for IngestService {
             state: State::Open,
             room: Arc::clone(&self.room),
             unpacking: Arc::clone(&self.unpacking),
+            limits: self.limits.clone(),
             shutdown: self.shutdown.clone(),
         };
         let responses = stream::unfold(push, |mut push| async move {

@@ -61,17 +61,31 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(super) fn varint(&mut self) -> Option<u128> {
-        // Most stored numbers are below 128.
-        let first = self.byte()?;
-        if first < 0x80 {
-            return Some(u128::from(first));
+        match self.short() {
+            Some(value) => Some(u128::from(value)),
+            None => self.long_varint(),
         }
-        self.long_varint(first)
     }
 
-    fn long_varint(&mut self, first: u8) -> Option<u128> {
-        let mut value = u128::from(first & 0x7f);
-        for shift in (7u32..).step_by(7) {
+    /// A number of at most 56 bits; nothing is read when it is longer or cut
+    /// short. Nearly every stored number is one.
+    #[inline]
+    fn short(&mut self) -> Option<u64> {
+        let mut value: u64 = 0;
+        for (shift, &byte) in (0_u32..56).step_by(7).zip(self.0) {
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                let read = usize::try_from(shift / 7 + 1).ok()?;
+                self.0 = self.0.get(read..)?;
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn long_varint(&mut self) -> Option<u128> {
+        let mut value = 0_u128;
+        for shift in (0u32..).step_by(7) {
             let byte = self.byte()?;
             let bits = u128::from(byte & 0x7f);
             let moved = bits.checked_shl(shift)?;
@@ -86,7 +100,12 @@ impl<'a> Reader<'a> {
         None
     }
 
+    #[inline]
     pub(super) fn zigzag(&mut self) -> Option<i128> {
+        if let Some(value) = self.short() {
+            let signed = (value >> 1).cast_signed() ^ -((value & 1).cast_signed());
+            return Some(i128::from(signed));
+        }
         let value = self.varint()?;
         Some((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
     }

@@ -13,7 +13,8 @@ use proto::profile::Facts;
 use proto::window::{UnixNanos, Window};
 use rocksdb::{
     BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType,
-    DBWithThreadMode, MultiThreaded, Options, ReadOptions, WriteBatch, WriteOptions,
+    DBWithThreadMode, MultiThreaded, Options, ReadOptions, WriteBatch, WriteBufferManager,
+    WriteOptions,
 };
 
 use super::keys::{self, RowKey};
@@ -35,8 +36,6 @@ const STATE: &str = "state";
 const BLOCK_BYTES: usize = 32 << 10;
 /// Bytes of a write buffer of a day's windows.
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
-/// Bytes of all write buffers together.
-const ALL_WRITE_BUFFER_BYTES: usize = 64 << 20;
 /// Bytes of the log after which the oldest buffers are flushed.
 const LOG_BYTES: u64 = 256 << 20;
 
@@ -126,6 +125,20 @@ impl RocksStore {
     /// [`StoreError::Open`] when another process holds it or the folder cannot
     /// be written, [`StoreError::NewerFormat`] for a newer database.
     pub fn open(path: &Path, cache_bytes: usize) -> Result<Self, StoreError> {
+        Self::open_with(path, cache_bytes, cache_bytes / 2)
+    }
+
+    /// As [`RocksStore::open`], with write buffers of at most `buffer_bytes` within
+    /// the cache.
+    ///
+    /// # Errors
+    ///
+    /// As [`RocksStore::open`].
+    pub fn open_with(
+        path: &Path,
+        cache_bytes: usize,
+        buffer_bytes: usize,
+    ) -> Result<Self, StoreError> {
         let open_error = |source: rocksdb::Error| StoreError::Open {
             path: path.to_owned(),
             source: Box::new(source),
@@ -139,7 +152,12 @@ impl RocksStore {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_max_background_jobs(2);
-        options.set_db_write_buffer_size(ALL_WRITE_BUFFER_BYTES);
+        let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
+            buffer_bytes,
+            false,
+            cache.clone(),
+        );
+        options.set_write_buffer_manager(&buffers);
         options.set_max_total_wal_size(LOG_BYTES);
         options.set_keep_log_file_num(4);
         let mut names: Vec<String> = match path.join("CURRENT").exists() {

@@ -192,6 +192,8 @@ fn read<'a>(
         let head = head(&mut reader).ok_or("cut short within a segment's head")?;
         let count = reader.length().ok_or("longer than its bytes")?;
         ids.clear();
+        // No more than the bytes at hand, see `Reader::length`.
+        ids.reserve(count);
         let mut id: u32 = 0;
         for index in 0..count {
             let step = reader.small().ok_or("cut short within its ids")?;

@@ -1,0 +1,164 @@
+//! How the memory ceiling is shared out, and who must wait for a share.
+//!
+//! The ceiling holds for everything that grows with data: blocks and write
+//! buffers of the engine, trees, dictionaries of streams, windows that wait,
+//! and queries. What a part cannot have is refused with a reason and a retry
+//! hint; nothing is killed.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What each part may take, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Blocks of the engine, its write buffers among them.
+    pub blocks: usize,
+    /// The part of `blocks` that write buffers may take.
+    pub write_buffers: usize,
+    /// Trees of services.
+    pub trees: usize,
+    /// Dictionaries of streams.
+    pub dictionaries: usize,
+    /// Windows that wait for the writer.
+    pub waiting: usize,
+    /// Queries that run.
+    pub queries: usize,
+}
+
+impl Shares {
+    /// Shares out `ceiling` bytes; a sixteenth is left for everything else.
+    pub fn of(ceiling: u64) -> Self {
+        let part = usize::try_from(ceiling / 16).unwrap_or(usize::MAX / 16);
+        Self {
+            blocks: part * 5,
+            write_buffers: part * 2,
+            trees: part * 4,
+            dictionaries: part * 2,
+            waiting: part * 2,
+            queries: part * 2,
+        }
+    }
+}
+
+/// Memory that queries share; those that find too little wait.
+#[derive(Debug)]
+pub struct Budget {
+    whole: usize,
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// A share of a [`Budget`], given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+/// Why a query may not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoShare {
+    /// It would not fit even alone.
+    #[error(
+        "the answer would take {needs} bytes of memory and queries may take {whole}; \
+         raise store.max_memory_bytes, or ask for one service"
+    )]
+    TooLarge {
+        /// What it needs.
+        needs: usize,
+        /// What there is.
+        whole: usize,
+    },
+    /// Others have it.
+    #[error("other queries take all the memory that queries may; ask again in some seconds")]
+    Busy,
+}
+
+impl Budget {
+    /// Returns a budget of `bytes`.
+    pub fn new(bytes: usize) -> Self {
+        Self {
+            whole: bytes,
+            free: Mutex::new(bytes),
+            freed: Condvar::new(),
+        }
+    }
+
+    /// Takes `bytes`, waiting for them at most `patience`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoShare`] if that is more than there is, or others keep it.
+    pub fn take(self: &Arc<Self>, bytes: usize, patience: Duration) -> Result<Share, NoShare> {
+        if bytes > self.whole {
+            return Err(NoShare::TooLarge {
+                needs: bytes,
+                whole: self.whole,
+            });
+        }
+        let until = Instant::now() + patience;
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free < bytes {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(NoShare::Busy);
+            }
+            (free, _) = self
+                .freed
+                .wait_timeout(free, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= bytes;
+        Ok(Share {
+            budget: Arc::clone(self),
+            bytes,
+        })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let free = self.budget.free.lock();
+        *free.unwrap_or_else(PoisonError::into_inner) += self.bytes;
+        self.budget.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_stay_below_the_ceiling() {
+        for ceiling in [64 << 20, 512 << 20, 1 << 40] {
+            let shares = Shares::of(ceiling);
+            let sum = shares.blocks
+                + shares.trees
+                + shares.dictionaries
+                + shares.waiting
+                + shares.queries;
+            assert!(u64::try_from(sum).unwrap() < ceiling);
+            assert!(shares.write_buffers < shares.blocks);
+        }
+    }
+
+    #[test]
+    fn who_finds_too_little_waits_until_another_is_done() {
+        let budget = Arc::new(Budget::new(100));
+        let none = Duration::ZERO;
+        let first = budget.take(70, none).unwrap();
+        assert_eq!(budget.take(40, none).unwrap_err(), NoShare::Busy);
+        let too_large = NoShare::TooLarge {
+            needs: 101,
+            whole: 100,
+        };
+        assert_eq!(budget.take(101, none).unwrap_err(), too_large);
+        let waiting = {
+            let budget = Arc::clone(&budget);
+            std::thread::spawn(move || budget.take(40, Duration::from_secs(60)).is_ok())
+        };
+        drop(first);
+        assert!(waiting.join().unwrap());
+        assert!(budget.take(100, none).is_ok(), "all of it came back");
+    }
+}
