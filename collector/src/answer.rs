@@ -61,6 +61,29 @@ pub enum AnswerError {
     Window(#[from] WindowError),
 }
 
+/// A temporality as it is sent.
+pub fn temporality_to_wire(temporality: Temporality) -> pb::Temporality {
+    match temporality {
+        Temporality::Delta => pb::Temporality::Delta,
+        Temporality::Gauge => pb::Temporality::Gauge,
+    }
+}
+
+/// The temporality that a collector sent.
+///
+/// # Errors
+///
+/// [`AnswerError::Damaged`] if it is none.
+pub fn temporality_from_wire(number: i32) -> Result<Temporality, AnswerError> {
+    match pb::Temporality::try_from(number) {
+        Ok(pb::Temporality::Delta) => Ok(Temporality::Delta),
+        Ok(pb::Temporality::Gauge) => Ok(Temporality::Gauge),
+        Ok(pb::Temporality::Unspecified) | Err(_) => {
+            Err(AnswerError::Damaged("its temporality is unknown"))
+        }
+    }
+}
+
 /// The nearest 64-bit number.
 fn narrow(value: i128) -> i64 {
     i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
@@ -122,11 +145,7 @@ impl ProfileAnswer {
             sample_type: Some(value_type(self.profile_type.sample())),
             period_type: Some(value_type(self.profile_type.period())),
             period: self.period,
-            temporality: match self.temporality {
-                Temporality::Delta => pb::Temporality::Delta,
-                Temporality::Gauge => pb::Temporality::Gauge,
-            }
-            .into(),
+            temporality: temporality_to_wire(self.temporality).into(),
             start_unix_nanos: self.window.start().get(),
             end_unix_nanos: self.window.end().get(),
             strings: texts.list,
@@ -214,13 +233,7 @@ impl ProfileAnswer {
         let coverage = wire.coverage.unwrap_or_default();
         Ok(Self {
             profile_type: wire.profile_type.parse()?,
-            temporality: match pb::Temporality::try_from(wire.temporality) {
-                Ok(pb::Temporality::Delta) => Temporality::Delta,
-                Ok(pb::Temporality::Gauge) => Temporality::Gauge,
-                Ok(pb::Temporality::Unspecified) | Err(_) => {
-                    return Err(AnswerError::Damaged("its temporality is unknown"));
-                }
-            },
+            temporality: temporality_from_wire(wire.temporality)?,
             period: wire.period,
             window: Window::new(
                 UnixNanos::new(wire.start_unix_nanos),

@@ -1,5 +1,7 @@
 //! The gRPC door for readers: `tepui.v1.Query`.
 
+use std::time::Duration;
+
 use proto::labels::Selector;
 use proto::pb::tepui as pb;
 use proto::pb::tepui::query_server::Query as QueryDoor;
@@ -9,11 +11,14 @@ use regex::{Regex, RegexBuilder};
 use tonic::{Request, Response, Status};
 
 use crate::alert::AlertFilter;
+use crate::answer::temporality_to_wire;
 use crate::auth::Principal;
 use crate::http::App;
 use crate::metrics::QueryKind;
+use crate::query::timeline::TimelineRequest;
 use crate::query::{ProfileRequest, QueryError, ServiceName};
 use crate::shapes::firing;
+use crate::timeline::{StepValue, Steps};
 
 /// Largest compiled regular expression of a request, in bytes.
 const MAX_REGEX_BYTES: usize = 1 << 20;
@@ -95,6 +100,39 @@ impl QueryDoor for QueryService {
         let answer = self.app.query.profile(&principal.tenant, profile).await;
         let answer = self.counted(QueryKind::Profile, answer)?;
         Ok(Response::new(answer.to_wire()))
+    }
+
+    async fn timeline(
+        &self,
+        request: Request<pb::TimelineRequest>,
+    ) -> Result<Response<pb::TimelineResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let window = window(request.start_unix_nanos, request.end_unix_nanos)?;
+        let step = u64::try_from(request.step_nanos).unwrap_or(0);
+        let steps = Steps::new(window, Duration::from_nanos(step)).map_err(|e| invalid(&e))?;
+        let asked = TimelineRequest {
+            service: service(&request.service)?,
+            steps,
+            profile_type: request.profile_type,
+            selector: selector(&request.selector)?,
+            group_by: Some(request.group_by).filter(|label| !label.is_empty()),
+        };
+        let found = self.app.query.timeline(&tenant, asked).await;
+        let found = self.counted(QueryKind::Timeline, found)?;
+        let group = |(value, values): (String, Vec<StepValue>)| pb::TimelineGroup {
+            value,
+            sums: values.iter().map(|step| step.value as f64).collect(),
+            observed_nanos: values
+                .iter()
+                .map(|step| u64::try_from(step.observed.as_nanos()).unwrap_or(u64::MAX))
+                .collect(),
+        };
+        Ok(Response::new(pb::TimelineResponse {
+            profile_type: found.profile_type.to_string(),
+            temporality: temporality_to_wire(found.temporality).into(),
+            groups: found.groups.into_iter().map(group).collect(),
+        }))
     }
 
     async fn services(

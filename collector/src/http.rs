@@ -5,6 +5,7 @@
 //! computed comes from [`crate::query`], [`crate::alert`] and [`crate::render`].
 
 pub mod api;
+pub mod compare;
 pub mod error;
 pub mod params;
 
@@ -101,6 +102,9 @@ pub fn router(app: App, grpc: tonic::service::Routes, authenticator: Arc<Authent
         .route("/api/v1/services", get(api::services))
         .route("/api/v1/labels", get(api::labels))
         .route("/api/v1/profile", get(api::profile))
+        .route("/api/v1/diff", get(compare::diff))
+        .route("/api/v1/timeline", get(compare::timeline))
+        .route("/api/v1/series", get(api::series))
         .route("/api/v1/anomalies", get(api::anomalies))
         .route("/api/v1/status", get(api::status))
         .route("/debug/pprof/profile", get(api::own_profile))

@@ -30,10 +30,10 @@ impl Shares {
     pub fn of(ceiling: u64) -> Self {
         let part = usize::try_from(ceiling / 16).unwrap_or(usize::MAX / 16);
         Self {
-            blocks: part * 5,
+            blocks: part * 4,
             write_buffers: part * 2,
-            trees: part * 4,
-            dictionaries: part * 2,
+            trees: part * 3,
+            dictionaries: part * 4,
             waiting: part * 2,
             queries: part * 2,
         }

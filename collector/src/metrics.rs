@@ -63,6 +63,10 @@ impl Gauge {
 pub enum QueryKind {
     /// A merged profile.
     Profile,
+    /// Two profiles compared.
+    Diff,
+    /// A quantity over time.
+    Timeline,
     /// The list of services.
     Services,
     /// Label names or values.
@@ -74,8 +78,10 @@ pub enum QueryKind {
 }
 
 impl QueryKind {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Profile, "profile"),
+        (Self::Diff, "diff"),
+        (Self::Timeline, "timeline"),
         (Self::Services, "services"),
         (Self::Labels, "labels"),
         (Self::Anomalies, "anomalies"),
@@ -194,7 +200,7 @@ pub struct Metrics {
     pub connections: Gauge,
     refused_batches: Family<10>,
     refused_windows: Family<10>,
-    queries: Family<5>,
+    queries: Family<7>,
     query_failures: Family<8>,
     deliveries: Family<3>,
 }

@@ -4,18 +4,21 @@
 //! Summing runs on blocking threads, at most [`MAX_QUERIES`] at once; a caller
 //! that goes away while it waits costs nothing.
 
+pub mod timeline;
+
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use proto::labels::Selector;
+use proto::labels::{LabelSet, Selector};
 use proto::status::{Kind, chain};
 use proto::value_type::{ProfileType, Temporality};
 use proto::window::{Clock, UnixNanos, Window};
 use regex::Regex;
 use tokio::sync::Semaphore;
 
+use self::timeline::{MAX_POINTS, TimelineAnswer, TimelineRequest};
 use crate::answer::{Coverage, ProfileAnswer};
 use crate::directory::Directory;
 use crate::flatten::{Choice, flatten};
@@ -34,6 +37,8 @@ use crate::tree::CallTree;
 
 /// Queries that are summed at once; others wait.
 pub const MAX_QUERIES: usize = 4;
+/// Most series of a list.
+pub const MAX_SERIES: usize = 10_000;
 /// Queries that run or wait; further ones are refused.
 const MAX_WAITING: usize = 256;
 /// How long a query waits for its turn and for memory.
@@ -144,6 +149,14 @@ pub enum QueryError {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// A timeline would have too many points.
+    #[error(
+        "that makes {points} points, more than {MAX_POINTS}: take a longer step, a shorter range or fewer groups"
+    )]
+    TooManyPoints {
+        /// How many.
+        points: usize,
+    },
     /// Too many ask at once.
     #[error("more queries came than can be answered; ask again in some seconds")]
     Busy,
@@ -159,7 +172,7 @@ impl QueryError {
     /// What kind of failure it is for a caller.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NoServiceName => Kind::Invalid,
+            Self::NoServiceName | Self::TooManyPoints { .. } => Kind::Invalid,
             Self::UnknownService { .. } | Self::UnknownType { .. } => Kind::NotFound,
             Self::Store(error) => error.kind(),
             Self::Busy | Self::Memory(_) => Kind::Exhausted,
@@ -261,6 +274,51 @@ impl Query {
         let flag = Arc::clone(&gone.0);
         self.blocking(move |inner| inner.profile(&tenant, &request, &flag))
             .await
+    }
+
+    /// A quantity over time, per group of series.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if the service or type is not known, there would be too
+    /// many points, or the store fails.
+    pub async fn timeline(
+        &self,
+        tenant: &str,
+        request: TimelineRequest,
+    ) -> Result<TimelineAnswer, QueryError> {
+        let tenant = tenant.to_owned();
+        let gone = Gone::default();
+        let flag = Arc::clone(&gone.0);
+        self.blocking(move |inner| timeline::answer(inner, &tenant, &request, &flag))
+            .await
+    }
+
+    /// Labels of a service's series that `selector` picks, at most
+    /// [`MAX_SERIES`].
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if the service is not known or the store fails.
+    pub async fn series(
+        &self,
+        tenant: &str,
+        service: &ServiceName,
+        selector: &Selector,
+    ) -> Result<Vec<Arc<LabelSet>>, QueryError> {
+        let (tenant, service, selector) = (tenant.to_owned(), service.clone(), selector.clone());
+        self.blocking(move |inner| {
+            let mut found = Vec::new();
+            for (id, _) in inner.find(&tenant, &service)? {
+                inner.directory.with_series(id, |table| {
+                    let picked = table.iter().filter(|(_, labels)| selector.accepts(labels));
+                    found.extend(picked.map(|(_, labels)| Arc::clone(labels)));
+                })?;
+            }
+            found.truncate(MAX_SERIES);
+            Ok(found)
+        })
+        .await
     }
 
     /// Services with a window in `window`, by namespace and name.
@@ -376,6 +434,20 @@ impl Inner {
         Ok(Selection::Some(series))
     }
 
+    /// Says which types there are.
+    fn unknown_type(&self, service: &ServiceName, asked: &str) -> QueryError {
+        let types = self.directory.types();
+        let kinds = types.iter().map(|(_, t)| t.profile_type.sample().kind());
+        let mut known: Vec<&str> = kinds.collect();
+        known.sort_unstable();
+        known.dedup();
+        QueryError::UnknownType {
+            service: service.to_string(),
+            asked: asked.to_owned(),
+            known: known.join(", "),
+        }
+    }
+
     /// The types that `asked` means, most used form first.
     fn types(&self, asked: &str) -> Vec<(PtypeId, Arc<StoredType>)> {
         let asked = if asked.is_empty() { "cpu" } else { asked };
@@ -407,13 +479,6 @@ impl Inner {
             }
         }
         let Some((stored, merge)) = answer else {
-            let types = self.directory.types();
-            let mut known: Vec<&str> = types
-                .iter()
-                .map(|(_, stored)| stored.profile_type.sample().kind())
-                .collect();
-            known.sort_unstable();
-            known.dedup();
             if request.profile_type.is_empty() {
                 return Ok(self.finish(
                     request,
@@ -424,11 +489,7 @@ impl Inner {
                     Merge::default(),
                 ));
             }
-            return Err(QueryError::UnknownType {
-                service: request.service.to_string(),
-                asked: request.profile_type.clone(),
-                known: known.join(", "),
-            });
+            return Err(self.unknown_type(&request.service, &request.profile_type));
         };
         Ok(self.finish(request, &stored, merge))
     }

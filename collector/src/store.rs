@@ -19,6 +19,7 @@ use self::tier::Tier;
 
 mod bytes;
 pub mod keys;
+mod migrate;
 pub mod rocks;
 pub mod rows;
 pub mod segment;

@@ -9,7 +9,7 @@ use crate::quantile::millis;
 
 /// How a diff is asked for: the same range, a range of its length before it.
 fn path(range: &str) -> String {
-    format!("/api/v1/diff?service={SERVICE}&since={range}&base={range}&format=json")
+    format!("/api/v1/diff?service={SERVICE}&since={range}&before={range}&format=json")
 }
 
 pub(super) async fn measure(lab: &mut Lab) -> anyhow::Result<Measured> {

@@ -2,25 +2,19 @@
 
 use std::time::Duration;
 
-use proto::labels::{Matcher, Selector};
 use proto::pb::tepui as pb;
-use proto::value_type::Temporality;
-use proto::window::{UnixNanos, Window};
+use proto::value_type::{ProfileType, ValueTypeError};
+use proto::window::UnixNanos;
 
 use super::CliError;
 use super::client::{Client, ClientArgs};
 use super::labels::checked_selector;
 use super::output::{self, ListFormat, with_spinner};
-use crate::answer::ProfileAnswer;
+use crate::answer::temporality_from_wire;
 use crate::query::ServiceName;
 use crate::render::{RenderContext, timeline as render};
 use crate::time_range;
 use crate::timeline::{StepValue, Steps, StepsError, Timeline, suited_step};
-
-/// Most calls that one timeline may take.
-const MAX_CALLS: usize = 2_000;
-/// Nodes that are asked for: only the total matters.
-const TOTAL_NODES: u32 = 1;
 
 /// Flags of `timeline`.
 #[derive(Debug, clap::Args)]
@@ -76,131 +70,62 @@ struct Asked {
     steps: Steps,
 }
 
-/// A selector that accepts what both accept.
-fn both(selector: &str, matcher: Matcher) -> Result<String, CliError> {
-    let whole: Selector = selector.parse().map_err(|error| CliError::failed(&error))?;
-    if whole.is_empty() {
-        return Ok(Selector::new(vec![matcher]).to_string());
-    }
-    let part = Selector::new(vec![matcher]).to_string();
-    let inner = |text: &str| {
-        let text = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
-        text.map(str::to_owned)
-    };
-    match (inner(&whole.to_string()), inner(&part)) {
-        (Some(whole), Some(part)) => Ok(format!("{{{whole}, {part}}}")),
-        _ => Err(CliError::Failed("a selector has no braces".to_owned())),
-    }
-}
-
-/// The groups with the selector of each: one without a label, else one per
-/// value of it and one of the series that do not have it.
-async fn groups(
-    client: &mut Client,
-    asked: &Asked,
-) -> Result<Vec<(Vec<String>, String)>, CliError> {
-    let Some(label) = &asked.group_by else {
-        return Ok(vec![(Vec::new(), asked.selector.clone())]);
-    };
-    let request = pb::LabelsRequest {
-        service: asked.service.clone(),
-        name: label.clone(),
-        selector: asked.selector.clone(),
-    };
-    let what = format!("list values of the label {label:?}");
-    let response = client.query.labels(request).await;
-    let response = response.map_err(|status| client.failure(&what, &status))?;
-    let mut values = response.into_inner().values;
-    values.push(String::new());
-    let with_selector = |value: String| {
-        let selector = both(&asked.selector, Matcher::equal(label, &value))?;
-        Ok((vec![value], selector))
-    };
-    values.into_iter().map(with_selector).collect()
-}
-
-/// The profile of one step of one group, without its tree.
-async fn step(
-    client: &mut Client,
-    asked: &Asked,
-    selector: &str,
-    window: Window,
-) -> Result<ProfileAnswer, CliError> {
-    let request = pb::ProfileRequest {
+/// Asks for the steps.
+///
+/// # Errors
+///
+/// [`CliError`] if the call fails or its answer is damaged.
+async fn fetch(client: &mut Client, asked: Asked) -> Result<Timeline, CliError> {
+    let window = asked.steps.window();
+    let request = pb::TimelineRequest {
         service: asked.service.clone(),
         start_unix_nanos: window.start().get(),
         end_unix_nanos: window.end().get(),
         profile_type: asked.profile_type.clone(),
-        selector: selector.to_owned(),
-        max_nodes: TOTAL_NODES,
-        ..pb::ProfileRequest::default()
+        selector: asked.selector.clone(),
+        step_nanos: i64::try_from(asked.steps.step().as_nanos()).unwrap_or(i64::MAX),
+        group_by: asked.group_by.clone().unwrap_or_default(),
     };
     let what = format!(
-        "get the {} profile of {:?}",
+        "get the {} of {:?} over time",
         asked.profile_type, asked.service
     );
-    let response = client.query.profile(request).await;
-    let response = response.map_err(|status| client.failure(&what, &status))?;
-    ProfileAnswer::from_wire(response.into_inner()).map_err(|error| CliError::failed(&error))
-}
-
-/// The sum that an answer stands for: gauges were divided by their seconds.
-fn step_value(answer: &ProfileAnswer) -> StepValue {
-    let total = answer.tree.total();
-    let observed = answer.coverage.observed;
-    StepValue {
-        value: match answer.temporality {
-            Temporality::Delta => total,
-            Temporality::Gauge => total.saturating_mul(i128::from(observed.as_secs())),
-        },
-        observed,
-    }
-}
-
-/// Asks for each step of each group by itself.
-///
-/// This is the one place that knows how a timeline comes about: a call of the
-/// collector that sums step by step will replace it and return the same
-/// [`Timeline`].
-///
-/// # Errors
-///
-/// [`CliError`] if a call fails or there would be more than [`MAX_CALLS`].
-async fn fetch(client: &mut Client, asked: Asked) -> Result<Timeline, CliError> {
-    let groups = groups(client, &asked).await?;
-    let calls = groups.len().saturating_mul(asked.steps.count());
-    if calls > MAX_CALLS {
-        return Err(CliError::Usage(format!(
-            "that takes {calls} calls, more than {MAX_CALLS}: use a longer --step or a shorter range, or pick series with --select"
-        )));
-    }
-    let mut kind = None;
-    let mut rows = Vec::new();
-    for (group, selector) in groups {
-        let mut values = Vec::new();
-        for window in (0..asked.steps.count()).filter_map(|at| asked.steps.get(at)) {
-            let answer = step(client, &asked, &selector, window).await?;
-            values.push(step_value(&answer));
-            // The type of an answer without windows is a guess.
-            if kind.is_none() || answer.coverage.windows > 0 {
-                kind = Some((answer.profile_type, answer.temporality));
-            }
-        }
-        rows.push((group, values));
-    }
-    let known = |values: &[StepValue]| values.iter().any(|value| !value.observed.is_zero());
-    rows.retain(|(_, values)| known(values));
-    let Some((profile_type, temporality)) = kind else {
-        return Err(CliError::Failed("no step was asked for".to_owned()));
-    };
-    let group_by = asked.group_by.into_iter().collect();
+    let response = client.query.timeline(request).await;
+    let response = response
+        .map_err(|status| client.failure(&what, &status))?
+        .into_inner();
+    let profile_type: ProfileType = response
+        .profile_type
+        .parse()
+        .map_err(|error: ValueTypeError| CliError::failed(&error))?;
+    let temporality =
+        temporality_from_wire(response.temporality).map_err(|error| CliError::failed(&error))?;
+    let named = asked.group_by.is_some();
+    let groups = response.groups.into_iter().map(|group| {
+        let steps = group.sums.iter().zip(&group.observed_nanos);
+        let values = steps.map(|(sum, observed)| StepValue {
+            value: rounded(*sum),
+            observed: Duration::from_nanos(*observed),
+        });
+        let name = if named { vec![group.value] } else { Vec::new() };
+        (name, values.collect())
+    });
     Ok(Timeline::new(
         asked.steps,
         profile_type,
         temporality,
-        group_by,
-        rows,
+        asked.group_by.clone().into_iter().collect(),
+        groups,
     ))
+}
+
+/// The nearest whole number.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a float becomes the nearest number that there is"
+)]
+fn rounded(value: f64) -> i128 {
+    value.round() as i128
 }
 
 /// Shows a quantity over time.
@@ -258,22 +183,5 @@ mod tests {
         assert_eq!(args.group_by.as_deref(), Some("pod"));
         assert_eq!(args.format, ListFormat::Json);
         assert!(Command::try_parse_from(["timeline"]).is_err());
-    }
-
-    #[test]
-    fn a_group_is_picked_within_the_selection() {
-        for (selector, value, expected) in [
-            ("", "1.8", "{version=\"1.8\"}"),
-            ("{}", "", "{version=\"\"}"),
-            (
-                "{pod=~\"a.*\"}",
-                "\"}, x=\"\\\n",
-                "{pod=~\"a.*\", version=\"\\\"}, x=\\\"\\\\\\n\"}",
-            ),
-        ] {
-            let found = both(selector, Matcher::equal("version", value)).unwrap();
-            assert_eq!(found, expected);
-            found.parse::<Selector>().unwrap();
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! `/api/v1`: profiles, services, labels and alerts as files and JSON. The JSON
 //! is an interface: fields may be added, none changes its meaning.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -9,7 +10,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Json, Redirect, Response};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use proto::labels::Selector;
+use proto::labels::{LabelSet, Selector};
 use proto::status::Kind;
 use proto::window::Window;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::App;
 use super::error::ApiError;
 use super::params::{
-    AnomalyParams, LabelParams, Params, ProfileParams, RangeParams, given, selector,
+    AnomalyParams, LabelParams, Params, ProfileParams, RangeParams, SeriesParams, given, selector,
 };
 use crate::alert::{Alert, AlertFilter, AlertState};
 use crate::answer::ProfileAnswer;
@@ -113,6 +114,41 @@ pub async fn labels(
     Ok(Json(match name {
         Some(_) => Labels::Values(found),
         None => Labels::Names(found),
+    }))
+}
+
+/// Answer of `/api/v1/series`.
+#[derive(Debug, Serialize)]
+pub struct SeriesList {
+    series: Vec<SeriesEntry>,
+}
+
+#[derive(Debug, Serialize)]
+struct SeriesEntry {
+    labels: BTreeMap<String, String>,
+}
+
+/// `GET /api/v1/series`.
+pub async fn series(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    Params(params): Params<SeriesParams>,
+) -> Result<Json<SeriesList>, ApiError> {
+    let service: ServiceName = params.service.parse()?;
+    let selector = selector(params.select.as_deref())?;
+    let found = app
+        .query
+        .series(&principal.tenant, &service, &selector)
+        .await;
+    let found = app.counted(QueryKind::Labels, found)?;
+    let entry = |labels: &Arc<LabelSet>| SeriesEntry {
+        labels: labels
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+    };
+    Ok(Json(SeriesList {
+        series: found.iter().map(entry).collect(),
     }))
 }
 
@@ -249,7 +285,7 @@ fn file_name(service: &ServiceName, answer: &ProfileAnswer, format: Format) -> S
     )
 }
 
-fn file(format: Format, name: &str, bytes: Vec<u8>) -> Response {
+pub(super) fn file(format: Format, name: &str, bytes: Vec<u8>) -> Response {
     let shown = match format {
         Format::Pprof | Format::Speedscope => "attachment",
         Format::Top | Format::Tree | Format::Folded | Format::Svg | Format::Json => "inline",

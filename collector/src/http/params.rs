@@ -65,6 +65,65 @@ pub struct LabelParams {
     pub select: Option<String>,
 }
 
+/// Which series.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesParams {
+    /// Of which service.
+    pub service: String,
+    /// Which of them.
+    pub select: Option<String>,
+}
+
+/// Which profiles are compared, and how the comparison is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffParams {
+    /// Of which service.
+    pub service: Option<String>,
+    /// Start of the new range, as [`time_range`] reads it.
+    pub since: Option<String>,
+    /// End of the new range.
+    pub until: Option<String>,
+    /// How long before the new range the base lies, such as 24h; its length
+    /// when absent, nothing when `base` or `new` is given.
+    pub before: Option<String>,
+    /// Series of the base.
+    pub base: Option<String>,
+    /// Series of the new side.
+    pub new: Option<String>,
+    /// Profile type; CPU when absent.
+    #[serde(rename = "type")]
+    pub profile_type: Option<String>,
+    /// Whether the base is taken as it is and not scaled to the same time.
+    pub absolute: Option<bool>,
+    /// How it is written; JSON when absent.
+    pub format: Option<String>,
+    /// Most nodes.
+    pub max_nodes: Option<usize>,
+}
+
+/// Which quantity over time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimelineParams {
+    /// Of which service.
+    pub service: Option<String>,
+    /// Start, as [`time_range`] reads it.
+    pub since: Option<String>,
+    /// End.
+    pub until: Option<String>,
+    /// Length of a step, such as 30s; suited to the range when absent.
+    pub step: Option<String>,
+    /// Profile type; CPU when absent.
+    #[serde(rename = "type")]
+    pub profile_type: Option<String>,
+    /// Which series.
+    pub select: Option<String>,
+    /// Label whose values make groups.
+    pub group_by: Option<String>,
+}
+
 /// Which alerts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

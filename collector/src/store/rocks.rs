@@ -23,8 +23,8 @@ use super::segment::RangeSum;
 use super::tier::{HOUR_S, Tier};
 use super::tree::ServiceTree;
 use super::{
-    Catalog, Change, Epoch, Kept, KeyValue, PtypeId, SeriesId, ServiceId, StateStore, Store,
-    StoreError, SumRequest, Usage, ValueVisitor, WindowKey, WriteGroup, WriterId,
+    Active, Catalog, Change, Epoch, Kept, KeyValue, PtypeId, SeriesId, ServiceId, StateStore,
+    Store, StoreError, SumRequest, Usage, ValueVisitor, WindowKey, WriteGroup, WriterId,
 };
 
 type Db = DBWithThreadMode<MultiThreaded>;
@@ -192,12 +192,9 @@ impl RocksStore {
         let key = rows::format_key();
         let dictionary = self.family(DICTIONARY)?;
         match self.db.get_cf(&dictionary, &key).map_err(read_error)? {
-            None => self
-                .db
-                .put_cf_opt(&dictionary, &key, rows::FORMAT.to_be_bytes(), &synced())
-                .map_err(write_error),
+            None => self.write_format(rows::FORMAT),
             Some(value) => {
-                let found = <[u8; 4]>::try_from(value.as_slice())
+                let mut found = <[u8; 4]>::try_from(value.as_slice())
                     .map(u32::from_be_bytes)
                     .map_err(|_| StoreError::damaged(&key, "not a format version"))?;
                 if found > rows::FORMAT {
@@ -207,8 +204,52 @@ impl RocksStore {
                         known: rows::FORMAT,
                     });
                 }
+                while found < rows::FORMAT {
+                    found = self.migrate(found)?;
+                }
                 Ok(())
             }
+        }
+    }
+
+    pub(super) fn write_format(&self, format: u32) -> Result<(), StoreError> {
+        let dictionary = self.family(DICTIONARY)?;
+        self.db
+            .put_cf_opt(
+                &dictionary,
+                rows::format_key(),
+                format.to_be_bytes(),
+                &synced(),
+            )
+            .map_err(write_error)
+    }
+
+    /// Writes `batch` at once and syncs it.
+    pub(super) fn write_batch(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        self.db.write_opt(batch, &synced()).map_err(write_error)
+    }
+
+    /// Adds the row of a series that was active.
+    pub(super) fn put_active(
+        &self,
+        batch: &mut WriteBatch,
+        active: &Active,
+    ) -> Result<(), StoreError> {
+        let family = self.family_or_new(&keys::active_family(active.day_s))?;
+        let key = keys::active(active.service, active.ptype, active.day_s, active.series);
+        batch.put_cf(&family, key, []);
+        Ok(())
+    }
+
+    /// Calls `visit` with every key of the family called `name`.
+    pub(super) fn visit_family(
+        &self,
+        name: &str,
+        mut visit: impl FnMut(&[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        match self.db.cf_handle(name) {
+            Some(family) => self.entries(&family, &[], None, |key, _| visit(key)),
+            None => Ok(()),
         }
     }
 
@@ -325,7 +366,7 @@ impl RocksStore {
 
     /// Families of `kept` that `[from, until)` touches: their first second and
     /// their name, in order of time.
-    fn families_between(&self, kept: Kept, from: u64, until: u64) -> Vec<(u64, String)> {
+    pub(super) fn families_between(&self, kept: Kept, from: u64, until: u64) -> Vec<(u64, String)> {
         let prefix = family_prefix(kept);
         let mut found: Vec<(u64, String)> = self
             .kept_families()
@@ -543,9 +584,7 @@ impl Store for RocksStore {
             batch.put_cf(&family, keys::encode_row(key), value);
         }
         for active in &group.active {
-            let family = self.family_or_new(&keys::active_family(active.day_s))?;
-            let key = keys::active(active.service, active.ptype, active.day_s, active.series);
-            batch.put_cf(&family, key, []);
+            self.put_active(&mut batch, active)?;
         }
         let mut options = WriteOptions::default();
         options.set_sync(!group.may_be_lost);

@@ -33,7 +33,7 @@ use super::tier::{MINUTE_S, Tier};
 use super::{Epoch, PtypeId, SeriesId, ServiceId, ServiceKey, StoredType, WriterId};
 
 /// Version of the database format.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Version of a facts row.
 const FACTS_VERSION: u8 = 1;
 

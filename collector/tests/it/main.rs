@@ -7,6 +7,7 @@
 
 mod auth;
 mod cli;
+mod compare;
 mod hostile;
 mod http;
 mod push;

@@ -830,6 +830,48 @@ pub struct Coverage {
     #[prost(string, repeated, tag = "7")]
     pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TimelineRequest {
+    /// As in ProfileRequest.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub start_unix_nanos: i64,
+    #[prost(int64, tag = "3")]
+    pub end_unix_nanos: i64,
+    #[prost(string, tag = "4")]
+    pub profile_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub selector: ::prost::alloc::string::String,
+    /// Length of a step; steps are aligned to the clock.
+    #[prost(int64, tag = "6")]
+    pub step_nanos: i64,
+    /// Label whose values make groups; empty for one group of all series.
+    #[prost(string, tag = "7")]
+    pub group_by: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TimelineResponse {
+    #[prost(string, tag = "1")]
+    pub profile_type: ::prost::alloc::string::String,
+    #[prost(enumeration = "Temporality", tag = "2")]
+    pub temporality: i32,
+    #[prost(message, repeated, tag = "3")]
+    pub groups: ::prost::alloc::vec::Vec<TimelineGroup>,
+}
+/// What one group had, step by step.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TimelineGroup {
+    /// The label's value; empty for series without it, and without group_by.
+    #[prost(string, tag = "1")]
+    pub value: ::prost::alloc::string::String,
+    /// Sums in the profile type's unit; of a gauge times seconds.
+    #[prost(double, repeated, tag = "2")]
+    pub sums: ::prost::alloc::vec::Vec<f64>,
+    /// Time during which the group was observed; 0 where nothing is known.
+    #[prost(uint64, repeated, tag = "3")]
+    pub observed_nanos: ::prost::alloc::vec::Vec<u64>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServicesRequest {
     #[prost(int64, tag = "1")]
@@ -1054,6 +1096,28 @@ pub mod query_client {
             req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Labels"));
             self.inner.unary(req, path, codec).await
         }
+        /// A quantity over time, step by step.
+        pub async fn timeline(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TimelineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TimelineResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tepui.v1.Query/Timeline");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Timeline"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn anomalies(
             &mut self,
             request: impl tonic::IntoRequest<super::AnomaliesRequest>,
@@ -1126,6 +1190,14 @@ pub mod query_server {
             &self,
             request: tonic::Request<super::LabelsRequest>,
         ) -> std::result::Result<tonic::Response<super::LabelsResponse>, tonic::Status>;
+        /// A quantity over time, step by step.
+        async fn timeline(
+            &self,
+            request: tonic::Request<super::TimelineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TimelineResponse>,
+            tonic::Status,
+        >;
         async fn anomalies(
             &self,
             request: tonic::Request<super::AnomaliesRequest>,
@@ -1328,6 +1400,49 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LabelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/Timeline" => {
+                    #[allow(non_camel_case_types)]
+                    struct TimelineSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::TimelineRequest>
+                    for TimelineSvc<T> {
+                        type Response = super::TimelineResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TimelineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::timeline(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TimelineSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

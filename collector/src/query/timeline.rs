@@ -1,0 +1,175 @@
+//! A quantity over time: sums of each step, per group of series.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use proto::labels::{Matcher, Selector};
+use proto::value_type::{ProfileType, Temporality};
+
+use super::{Inner, QueryError, ServiceName};
+use crate::rollup::read::Selection;
+use crate::rollup::total::Total;
+use crate::store::segment::RangeSum;
+use crate::store::{PtypeId, SeriesId, ServiceId};
+use crate::timeline::{StepValue, Steps};
+
+/// Most points of a timeline.
+pub const MAX_POINTS: usize = 20_000;
+
+/// Asks for a quantity over time.
+#[derive(Clone, Debug)]
+pub struct TimelineRequest {
+    /// Of which service.
+    pub service: ServiceName,
+    /// When.
+    pub steps: Steps,
+    /// What is counted; empty means CPU.
+    pub profile_type: String,
+    /// Which series.
+    pub selector: Selector,
+    /// Label whose values make groups.
+    pub group_by: Option<String>,
+}
+
+/// Sums step by step, of each group by the value of its label.
+#[derive(Clone, Debug)]
+pub struct TimelineAnswer {
+    /// What the values count.
+    pub profile_type: ProfileType,
+    /// How they behave over time.
+    pub temporality: Temporality,
+    /// One entry per step; groups that were never observed are left out.
+    pub groups: BTreeMap<String, Vec<StepValue>>,
+}
+
+/// Adds up the steps. Stops when `gone` is set.
+pub(super) fn answer(
+    inner: &Inner,
+    tenant: &str,
+    request: &TimelineRequest,
+    gone: &Arc<AtomicBool>,
+) -> Result<TimelineAnswer, QueryError> {
+    let services = inner.find(tenant, &request.service)?;
+    let window = request.steps.window();
+    let mut types = inner.types(&request.profile_type);
+    // Of several types that answer to one name, the one with data.
+    let has_data = |ptype: PtypeId| -> Result<bool, QueryError> {
+        for (service, _) in &services {
+            if !inner
+                .store
+                .active_series(ptype, *service, window)?
+                .is_empty()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let mut chosen = 0;
+    for (at, (ptype, _)) in types.iter().enumerate() {
+        if has_data(*ptype)? {
+            chosen = at;
+            break;
+        }
+    }
+    if types.is_empty() {
+        return Err(inner.unknown_type(&request.service, &request.profile_type));
+    }
+    let (ptype, stored) = types.swap_remove(chosen);
+    let mut answer = TimelineAnswer {
+        profile_type: stored.profile_type.clone(),
+        temporality: stored.temporality,
+        groups: BTreeMap::new(),
+    };
+    for (service, _) in services {
+        for (value, selection) in groups(inner, service, ptype, request)? {
+            let points = (answer.groups.len() + 1).saturating_mul(request.steps.count());
+            if points > MAX_POINTS {
+                return Err(QueryError::TooManyPoints { points });
+            }
+            let values = steps(inner, service, ptype, &selection, &request.steps, gone)?;
+            let sums = answer.groups.entry(value).or_default();
+            sums.resize(request.steps.count(), StepValue::default());
+            for (sum, value) in sums.iter_mut().zip(values) {
+                sum.value = sum.value.saturating_add(value.value);
+                sum.observed = sum.observed.max(value.observed);
+            }
+        }
+    }
+    answer
+        .groups
+        .retain(|_, values| values.iter().any(|value| !value.observed.is_zero()));
+    Ok(answer)
+}
+
+/// The groups of a service's series that were active.
+fn groups(
+    inner: &Inner,
+    service: ServiceId,
+    ptype: PtypeId,
+    request: &TimelineRequest,
+) -> Result<Vec<(String, Selection)>, QueryError> {
+    let Some(label) = &request.group_by else {
+        return Ok(vec![(
+            String::new(),
+            inner.select(service, &request.selector)?,
+        )]);
+    };
+    let active = inner
+        .store
+        .active_series(ptype, service, request.steps.window())?;
+    let mut by_value: BTreeMap<String, Vec<SeriesId>> = BTreeMap::new();
+    inner.directory.with_series(service, |table| {
+        for id in active {
+            if let Some(labels) = table.labels(id)
+                && request.selector.accepts(labels)
+            {
+                let value = labels.get(label).unwrap_or("").to_owned();
+                by_value.entry(value).or_default().push(id);
+            }
+        }
+    })?;
+    let mut groups = Vec::new();
+    for (value, series) in by_value {
+        // The sums of a whole group may be kept.
+        let selection = match request.selector.is_empty() && !value.is_empty() {
+            true => inner.select(service, &Selector::new(vec![Matcher::equal(label, &value)]))?,
+            false => Selection::Some(series),
+        };
+        groups.push((value, selection));
+    }
+    Ok(groups)
+}
+
+fn steps(
+    inner: &Inner,
+    service: ServiceId,
+    ptype: PtypeId,
+    selection: &Selection,
+    steps: &Steps,
+    gone: &Arc<AtomicBool>,
+) -> Result<Vec<StepValue>, QueryError> {
+    let mut values = Vec::with_capacity(steps.count());
+    for window in (0..steps.count()).filter_map(|at| steps.get(at)) {
+        let mut total = Total::Vectors(RangeSum {
+            cancelled: Some(Arc::clone(gone)),
+            ..RangeSum::default()
+        });
+        inner
+            .reader
+            .add(service, ptype, selection, window, &mut total)?;
+        let Total::Vectors(sum) = total else { continue };
+        let value = sum.sums.iter().fold(0_i128, |all, (kind, of_kind)| {
+            let counts = of_kind.values.iter();
+            let count = counts.fold(0_i128, |all, value| all.saturating_add(*value));
+            all.saturating_add(count.saturating_mul(i128::from(kind.weight)))
+        });
+        values.push(StepValue {
+            value,
+            observed: Duration::from_secs(sum.covered_s()),
+        });
+    }
+    Ok(values)
+}
