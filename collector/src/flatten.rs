@@ -7,14 +7,15 @@
 
 use proto::stack::{Frame, FrameKind};
 use regex::Regex;
+use rustc_hash::FxHashMap;
 
 use crate::prune::OTHER;
 use crate::store::tree::ServiceTree;
 use crate::tree::CallTree;
 
-/// How many more nodes than asked for are built before [`crate::prune::prune`]
-/// chooses exactly.
-const SPARE: usize = 2;
+/// Part of the nodes asked for that have names; each may have an `other` beside
+/// its children.
+const NAMED: usize = 2;
 /// Steps within a factor of two at which sizes are told apart.
 const FINE: u32 = 16;
 
@@ -73,7 +74,7 @@ pub fn flatten(
             &sizes
         }
     };
-    let least = least_step(sizes, choice.max_nodes.saturating_mul(SPARE));
+    let least = least_step(sizes, choice.max_nodes);
     build(out, tree, &own, &totals, sizes, least)
 }
 
@@ -125,7 +126,8 @@ fn step(size: i128) -> usize {
     usize::try_from(bits).unwrap_or(0) * 16 + fine
 }
 
-/// A step above 0 that at most `max_nodes` nodes reach.
+/// A step above 0 that so few nodes reach that they and an `other` for each are
+/// at most `max_nodes`; the least when all nodes are.
 fn least_step(sizes: &[i128], max_nodes: usize) -> usize {
     let mut counts = vec![0_usize; 129 * 16];
     for size in sizes {
@@ -133,10 +135,13 @@ fn least_step(sizes: &[i128], max_nodes: usize) -> usize {
             *count += 1;
         }
     }
+    if counts.iter().skip(1).sum::<usize>() <= max_nodes {
+        return 1;
+    }
     let mut reached = 0;
     for (at, count) in counts.iter().enumerate().skip(1).rev() {
         reached += count;
-        if reached > max_nodes {
+        if reached > max_nodes / NAMED {
             return at + 1;
         }
     }
@@ -152,7 +157,7 @@ fn build(
     sizes: &[i128],
     least: usize,
 ) -> u64 {
-    let other = Frame::named(FrameKind::Synthetic, OTHER);
+    let mut target = Target::new(out);
     let unknown = Frame::named(FrameKind::Synthetic, "[unknown]");
     let mut folded = 0;
     // A parent comes before its children, so its place in `out` is known; what
@@ -165,7 +170,7 @@ fn build(
             if let Some(slot) = places.first_mut() {
                 *slot = 0;
             }
-            out.add_self(0, own.first().copied().unwrap_or(0));
+            target.tree.add_self(0, own.first().copied().unwrap_or(0));
             continue;
         }
         if size == 0 {
@@ -175,8 +180,8 @@ fn build(
         if step(size) < least {
             folded += 1;
             if above != u32::MAX {
-                let place = out.child(index(above), &other);
-                out.add_self(place, totals.get(node).copied().unwrap_or(0));
+                let total = totals.get(node).copied().unwrap_or(0);
+                target.add_other(above, total);
             }
             continue;
         }
@@ -187,15 +192,71 @@ fn build(
             continue;
         };
         if *known == u32::MAX {
-            *known = out.intern(&tree.frame(frame).unwrap_or_else(|| unknown.clone()));
+            *known = target.frame(tree.frame(frame).unwrap_or_else(|| unknown.clone()));
         }
-        let place = out.child_of(above, *known);
-        out.add_self(index(place), own.get(node).copied().unwrap_or(0));
+        let place = target.child(above, *known);
+        let value = own.get(node).copied().unwrap_or(0);
+        target.tree.add_self(index(place), value);
         if let Some(slot) = places.get_mut(node) {
             *slot = place;
         }
     }
     folded
+}
+
+/// The tree that is built. As long as nothing else is in it, what is added is
+/// new and need not be looked for.
+struct Target<'a> {
+    tree: &'a mut CallTree,
+    is_alone: bool,
+    /// The `other` of each node that has one.
+    others: FxHashMap<u32, u32>,
+    other_frame: Option<u32>,
+}
+
+impl<'a> Target<'a> {
+    fn new(tree: &'a mut CallTree) -> Self {
+        Self {
+            is_alone: tree.nodes().len() <= 1,
+            tree,
+            others: FxHashMap::default(),
+            other_frame: None,
+        }
+    }
+
+    fn frame(&mut self, frame: Frame) -> u32 {
+        match self.is_alone {
+            true => self.tree.append_frame(frame),
+            false => self.tree.intern(&frame),
+        }
+    }
+
+    fn child(&mut self, parent: u32, frame: u32) -> u32 {
+        match self.is_alone {
+            true => self.tree.append_child(parent, frame),
+            false => self.tree.child_of(parent, frame),
+        }
+    }
+
+    fn add_other(&mut self, parent: u32, value: i128) {
+        let place = match self.others.get(&parent) {
+            Some(&known) => known,
+            None => {
+                let frame = match self.other_frame {
+                    Some(known) => known,
+                    None => {
+                        let other = Frame::named(FrameKind::Synthetic, OTHER);
+                        let frame = self.frame(other);
+                        *self.other_frame.insert(frame)
+                    }
+                };
+                let place = self.child(parent, frame);
+                self.others.insert(parent, place);
+                place
+            }
+        };
+        self.tree.add_self(index(place), value);
+    }
 }
 
 #[cfg(test)]
@@ -268,13 +329,22 @@ mod tests {
         }
 
         #[test]
+        fn what_fits_is_not_folded(samples in samples()) {
+            let (tree, values, expected) = both(&samples);
+            let mut out = CallTree::new();
+            let choice = Choice { max_nodes: tree.node_count(), ..Choice::ALL };
+            prop_assert_eq!(flatten(&mut out, &tree, &values, &choice), 0);
+            prop_assert_eq!(content(&out), content(&expected));
+        }
+
+        #[test]
         fn folding_keeps_the_total_and_bounds_the_nodes(samples in samples(), max_nodes in 1usize..10) {
             let (tree, values, expected) = both(&samples);
             let mut out = CallTree::new();
             let choice = Choice { max_nodes, ..Choice::ALL };
             flatten(&mut out, &tree, &values, &choice);
             prop_assert_eq!(out.total(), expected.total());
-            prop_assert!(out.nodes().len() <= 2 * (SPARE * max_nodes + 1));
+            prop_assert!(out.nodes().len() <= max_nodes.max(2));
         }
 
         #[test]

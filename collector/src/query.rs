@@ -607,9 +607,12 @@ impl Inner {
         coverage.observed = Duration::from_secs(seconds.covered_s());
         periods.sort_unstable();
         periods.dedup();
-        let pruned;
-        (tree, pruned) = prune::prune(&tree, max_nodes(request));
-        coverage.pruned_nodes = coverage.pruned_nodes.saturating_add(pruned);
+        // Several services together may have more than each was cut to.
+        if tree.nodes().len() > max_nodes(request) {
+            let pruned;
+            (tree, pruned) = prune::prune(&tree, max_nodes(request));
+            coverage.pruned_nodes = coverage.pruned_nodes.saturating_add(pruned);
+        }
         if let Some(tier) = rounded_to {
             coverage.notes.push(format!(
                 "single windows of the edge of the range are not kept any more: it was rounded to whole {tier}s"

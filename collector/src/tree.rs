@@ -18,12 +18,19 @@ pub struct CallNode {
 }
 
 /// A call tree with values; node 0 is the root.
+///
+/// What is appended is found again only when it is looked for: most trees are
+/// built once, from another tree, and only read.
 #[derive(Clone, Debug)]
 pub struct CallTree {
     frames: Vec<Frame>,
     nodes: Vec<CallNode>,
+    /// The first so many frames, see [`CallTree::intern`].
     frame_ids: FxHashMap<Frame, u32>,
+    known_frames: usize,
+    /// The first so many nodes, see [`CallTree::child_of`].
     child_ids: FxHashMap<(u32, u32), u32>,
+    known_nodes: usize,
 }
 
 impl Default for CallTree {
@@ -51,7 +58,9 @@ impl CallTree {
                 self_value: 0,
             }],
             frame_ids: FxHashMap::default(),
+            known_frames: 0,
             child_ids: FxHashMap::default(),
+            known_nodes: 1,
         }
     }
 
@@ -73,29 +82,45 @@ impl CallTree {
 
     /// The id of `frame` among the tree's frames, added when it is new.
     pub fn intern(&mut self, frame: &Frame) -> u32 {
+        for (at, known) in self.frames.iter().enumerate().skip(self.known_frames) {
+            self.frame_ids.insert(known.clone(), id(at));
+        }
+        self.known_frames = self.frames.len();
         match self.frame_ids.get(frame) {
             Some(&known) => known,
-            None => {
-                let fresh = id(self.frames.len());
-                self.frames.push(frame.clone());
-                self.frame_ids.insert(frame.clone(), fresh);
-                fresh
-            }
+            None => self.append_frame(frame.clone()),
         }
+    }
+
+    /// Adds a frame that the tree does not have.
+    pub fn append_frame(&mut self, frame: Frame) -> u32 {
+        self.frames.push(frame);
+        id(self.frames.len() - 1)
     }
 
     /// The child of `parent` that runs frame `frame` of [`CallTree::intern`],
     /// added when it is new.
     pub fn child_of(&mut self, parent: u32, frame: u32) -> u32 {
-        let nodes = &mut self.nodes;
-        *self.child_ids.entry((parent, frame)).or_insert_with(|| {
-            nodes.push(CallNode {
-                parent,
-                frame: Some(frame),
-                self_value: 0,
-            });
-            id(nodes.len() - 1)
-        })
+        for (at, node) in self.nodes.iter().enumerate().skip(self.known_nodes) {
+            if let Some(frame) = node.frame {
+                self.child_ids.insert((node.parent, frame), id(at));
+            }
+        }
+        self.known_nodes = self.nodes.len();
+        match self.child_ids.get(&(parent, frame)) {
+            Some(&known) => known,
+            None => self.append_child(parent, frame),
+        }
+    }
+
+    /// Adds a child that `parent` does not have.
+    pub fn append_child(&mut self, parent: u32, frame: u32) -> u32 {
+        self.nodes.push(CallNode {
+            parent,
+            frame: Some(frame),
+            self_value: 0,
+        });
+        id(self.nodes.len() - 1)
     }
 
     /// The child of `parent` that runs `frame`, added when it is new.
