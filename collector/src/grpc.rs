@@ -14,6 +14,7 @@ use crate::alert::AlertFilter;
 use crate::answer::temporality_to_wire;
 use crate::auth::Principal;
 use crate::http::App;
+use crate::http::params::MAX_NODES;
 use crate::metrics::QueryKind;
 use crate::query::timeline::TimelineRequest;
 use crate::query::{ProfileRequest, QueryError, ServiceName};
@@ -95,7 +96,7 @@ impl QueryDoor for QueryService {
             selector: selector(&request.selector)?,
             focus: pattern(&request.focus).map_err(|error| invalid(&error))?,
             ignore: pattern(&request.ignore).map_err(|error| invalid(&error))?,
-            max_nodes: usize::try_from(request.max_nodes).unwrap_or(0),
+            max_nodes: usize::try_from(request.max_nodes).map_or(0, |nodes| nodes.min(MAX_NODES)),
         };
         let answer = self.app.query.profile(&principal.tenant, profile).await;
         let answer = self.counted(QueryKind::Profile, answer)?;

@@ -22,14 +22,14 @@ use self::timeline::{MAX_POINTS, TimelineAnswer, TimelineRequest};
 use crate::answer::{Coverage, ProfileAnswer};
 use crate::directory::Directory;
 use crate::flatten::{Choice, flatten};
-use crate::memory::{Budget, NoShare};
+use crate::memory::{Budget, NoShare, Share};
 use crate::prune;
 use crate::rollup::read::{RangeReader, Selection};
 use crate::rollup::total::Total;
 use crate::store::segment::RangeSum;
 use crate::store::tier::Tier;
 use crate::store::tree::ServiceTree;
-use crate::store::trees::{self, Trees};
+use crate::store::trees::{self, SharedTree, Trees};
 use crate::store::{
     PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, SumRequest,
 };
@@ -505,7 +505,7 @@ impl Inner {
     ) -> Result<(), QueryError> {
         let selection = self.select(service, &request.selector)?;
         let tree = self.trees.get(service)?;
-        let _memory = self.memory.take(cost(&trees::read(&tree)), PATIENCE)?;
+        let _memory = self.share(&tree)?;
         let mut total = Total::Vectors(RangeSum {
             cancelled: Some(Arc::clone(gone)),
             ..RangeSum::default()
@@ -554,6 +554,14 @@ impl Inner {
             ..RangeSum::default()
         });
         Ok(())
+    }
+
+    /// Memory for an answer over `tree`.
+    fn share(&self, tree: &SharedTree) -> Result<Share, NoShare> {
+        // The tree is let go before anything is waited for, or the writer could
+        // not go on meanwhile.
+        let bytes = cost(&trees::read(tree));
+        self.memory.take(bytes, PATIENCE)
     }
 
     /// How many series of a selection had a window on a day of `window`.
@@ -697,7 +705,8 @@ impl Inner {
                 }
                 summary.profile_types.push(stored.profile_type.to_string());
                 if stored.profile_type.is_called("cpu") {
-                    summary.cpu_millicores += self.millicores(*ptype, service, recent)?;
+                    let cores = self.millicores(*ptype, service, recent)?;
+                    summary.cpu_millicores = summary.cpu_millicores.saturating_add(cores);
                 }
             }
             out.push(summary);

@@ -80,13 +80,11 @@ impl Folder {
     /// Drops the oldest rows while the folder is too large, and says whether
     /// windows may be added.
     fn keep_below(&self, store: &dyn Store, rolled: &Rolled) -> Result<usize, StoreError> {
-        let mut dropped = 0;
-        while self.max_bytes > 0 && self.bytes() > self.max_bytes {
-            match drop_oldest(store, rolled)? {
-                0 => break,
-                more => dropped += more,
-            }
-        }
+        // One stretch at a time: what its files give back shows only later.
+        let dropped = match self.max_bytes > 0 && self.bytes() > self.max_bytes {
+            true => drop_oldest(store, rolled)?,
+            false => 0,
+        };
         let is_over = self.max_bytes > 0 && self.bytes() > self.max_bytes;
         let is_full = is_over || self.free_bytes() < LEAST_FREE_BYTES;
         if is_full != self.is_full.swap(is_full, Ordering::Relaxed) {
@@ -107,13 +105,12 @@ fn drop_oldest(store: &dyn Store, rolled: &Rolled) -> Result<usize, StoreError> 
         if let [(_, end), _, ..] = stretches[..] {
             let time = instant(end);
             let dropped = drop_rows(store, rolled, tier, time)?;
-            if dropped > 0 {
-                let features = match tier {
-                    Tier::Window => store.drop_before(Kept::Features, time)?,
-                    _ => 0,
-                };
-                return Ok(dropped + features);
-            }
+            let features = match tier {
+                Tier::Window if dropped > 0 => store.drop_before(Kept::Features, time)?,
+                _ => 0,
+            };
+            // Finer rows that must wait are no reason to drop coarser ones.
+            return Ok(dropped + features);
         }
     }
     Ok(0)
@@ -206,6 +203,8 @@ fn drop_rows(
         .iter()
         .map(|(_, end)| *end)
         .filter(|end| *end <= before)
+        // Minutes are computed from windows.
+        .filter(|end| tier != Tier::Minute || *end <= rolled.dropped(Tier::Window))
         .max()
     else {
         return Ok(0);
@@ -218,7 +217,7 @@ fn drop_rows(
     // Nothing is written meanwhile: a window is either there when its sums are
     // made, or known to have come after its family went.
     let _alone = rolled.alone();
-    let waits = rolled.late().keys().any(|late| late.minute_s < until);
+    let waits = rolled.has_late_before(until);
     if summed < until || waits {
         return Ok(0);
     }

@@ -42,6 +42,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Bytes of rows that are written together.
 const WRITE_BYTES: usize = 4 << 20;
 
+/// Groups of a service whose sums are in memory at once.
+const MAX_SIDE_BY_SIDE: usize = 16;
+
+/// Groups with their series.
+type Members = BTreeMap<SeriesId, Vec<SeriesId>>;
+
 /// Sums windows up.
 #[derive(Debug)]
 pub struct Rollup {
@@ -86,16 +92,17 @@ impl<'a> Rows<'a> {
         }
     }
 
-    fn put(&mut self, key: RowKey, total: &mut Total) -> Result<(), StoreError> {
+    /// Puts a row; returns whether there was something to put.
+    fn put(&mut self, key: RowKey, total: &mut Total) -> Result<bool, StoreError> {
         let Some(value) = total.encode(key.start_s) else {
-            return Ok(());
+            return Ok(false);
         };
         self.bytes += value.len();
         self.group.rows.push((key, value));
         if self.bytes >= WRITE_BYTES {
             self.flush()?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
@@ -263,13 +270,27 @@ impl Rollup {
         let mut rows = Rows::new(&*self.store);
         for (&(service, ptype), series) in marks {
             let series: Vec<SeriesId> = series.iter().copied().collect();
-            self.minute_rows(Subject { service, ptype }, minute, &series, &mut rows)?;
+            let made = self.minute_rows(Subject { service, ptype }, minute, &series, &mut rows);
+            self.unless_damaged(made)?;
         }
         let end = minute.saturating_add(MINUTE_S);
         rows.group.dictionary.push(rows::rolled(Tier::Minute, end));
         rows.flush()?;
         self.rolled.advance(Tier::Minute, end);
         Ok(())
+    }
+
+    /// A damaged row stays damaged: it is told and counted, and what depends on
+    /// it is left out, so that everything else goes on.
+    fn unless_damaged(&self, made: Result<(), StoreError>) -> Result<(), StoreError> {
+        match made {
+            Err(failure @ StoreError::Damaged { .. }) => {
+                self.metrics.store_read_errors.inc();
+                error!(error = chain(&failure), "left out of the sums");
+                Ok(())
+            }
+            made => made,
+        }
     }
 
     /// The series that have a window in a minute, as the store knows.
@@ -309,6 +330,11 @@ impl Rollup {
         let members = self
             .groups
             .members(subject.service, series, &self.directory)?;
+        let (members, one_by_one) = few_and_rest(members);
+        for (group, series) in one_by_one {
+            let mut total = self.total(subject, Tier::Window, &series, minute, MINUTE_S)?;
+            rows.put(subject.key(Tier::Minute, group, minute), &mut total)?;
+        }
         let mut whole = Total::empty(subject.ptype);
         let mut sums: BTreeMap<SeriesId, Total> = BTreeMap::new();
         // Series of the same groups are summed once, together.
@@ -378,7 +404,8 @@ impl Rollup {
         let mut rows = Rows::new(&*self.store);
         for service in self.directory.service_ids() {
             for ptype in self.types() {
-                self.bucket_rows(Subject { service, ptype }, tier, start_s, &mut rows)?;
+                let made = self.bucket_rows(Subject { service, ptype }, tier, start_s, &mut rows);
+                self.unless_damaged(made)?;
             }
         }
         let end = start_s.saturating_add(tier.length_s());
@@ -403,6 +430,12 @@ impl Rollup {
         let members = self
             .groups
             .members(subject.service, &series, &self.directory)?;
+        let (members, one_by_one) = few_and_rest(members);
+        for (group, series) in one_by_one {
+            let from = below(tier);
+            let mut total = self.total(subject, from, &series, start_s, tier.length_s())?;
+            rows.put(subject.key(tier, group, start_s), &mut total)?;
+        }
         let mut sums: BTreeMap<SeriesId, Total> = BTreeMap::new();
         for (groups, class) in classes(&series, &members) {
             for id in class {
@@ -436,10 +469,7 @@ impl Rollup {
         };
         let whole = [SeriesId::WHOLE];
         let mut total = self.total(subject, from, &whole, start_s, tier.length_s())?;
-        let before = rows.group.rows.len();
-        let bytes = rows.bytes;
-        rows.put(subject.key(tier, SeriesId::WHOLE, start_s), &mut total)?;
-        Ok(rows.group.rows.len() != before || rows.bytes != bytes)
+        rows.put(subject.key(tier, SeriesId::WHOLE, start_s), &mut total)
     }
 
     /// Series that may have a window in a bucket.
@@ -480,7 +510,8 @@ impl Rollup {
             subject.or_default().push(*late);
         }
         for ((service, ptype), late) in by_subject {
-            self.late_of(Subject { service, ptype }, &late)?;
+            let made = self.late_of(Subject { service, ptype }, &late);
+            self.unless_damaged(made)?;
         }
         if late.is_empty() {
             return Ok(());
@@ -554,6 +585,16 @@ impl Rollup {
     }
 }
 
+/// Groups whose sums are made side by side, in memory, and the others, which are
+/// read again one by one.
+fn few_and_rest(mut members: Members) -> (Members, Members) {
+    let rest = match members.keys().nth(MAX_SIDE_BY_SIDE) {
+        Some(&first) => members.split_off(&first),
+        None => Members::new(),
+    };
+    (members, rest)
+}
+
 /// The tier that rows of a single series are summed from.
 fn below(tier: Tier) -> Tier {
     match tier {
@@ -563,10 +604,7 @@ fn below(tier: Tier) -> Tier {
 }
 
 /// Series that are in the same groups, with those groups.
-fn classes(
-    series: &[SeriesId],
-    members: &BTreeMap<SeriesId, Vec<SeriesId>>,
-) -> BTreeMap<Vec<SeriesId>, Vec<SeriesId>> {
+fn classes(series: &[SeriesId], members: &Members) -> BTreeMap<Vec<SeriesId>, Vec<SeriesId>> {
     let mut groups_of: BTreeMap<SeriesId, Vec<SeriesId>> = BTreeMap::new();
     for (group, members) in members {
         for id in members {

@@ -17,7 +17,7 @@ use crate::time_range;
 /// Largest compiled `focus` or `ignore`, in bytes.
 const MAX_REGEX_BYTES: usize = 1 << 20;
 /// Most nodes that a caller may ask for.
-const MAX_NODES: usize = 1 << 20;
+pub const MAX_NODES: usize = 1 << 20;
 
 /// The parameters of a request as a `T`, or a JSON error.
 #[derive(Clone, Copy, Debug)]

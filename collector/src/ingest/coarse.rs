@@ -11,7 +11,9 @@ use crate::store::tier::Tier;
 use crate::store::{RowKey, SeriesId, Store, StoreError, WindowKey};
 
 /// Most rows that one write changes; each is in memory whole.
-const MAX_ROWS: usize = 256;
+const MAX_ROWS: usize = 64;
+/// Most rows of a batch that comes alone.
+const MAX_ROWS_ALONE: usize = 2_048;
 
 /// Why a window was not added.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub(super) struct Coarse {
     /// Tiers with rows for them: complete before, and kept from.
     tiers: [(Tier, u64, u64); 3],
     rows: FxHashMap<RowKey, Row>,
+    /// Rows of the batches before the present one.
+    before: usize,
     /// Rows that each window of the batch is added to.
     targets: FxHashMap<WindowKey, Vec<RowKey>>,
 }
@@ -54,6 +58,7 @@ impl Coarse {
             windows_from: rolled.dropped(Tier::Window),
             tiers: tiers.map(|tier| (tier, rolled.until(tier), rolled.dropped(tier))),
             rows: FxHashMap::default(),
+            before: 0,
             targets: FxHashMap::default(),
         }
     }
@@ -71,7 +76,11 @@ impl Coarse {
         store: &dyn Store,
         groups: &Groups,
     ) -> Result<(), CoarseError> {
-        if self.rows.len() >= MAX_ROWS {
+        let most = match self.before {
+            0 => MAX_ROWS_ALONE,
+            _ => MAX_ROWS,
+        };
+        if self.rows.len() >= most {
             return Err(CoarseError::Busy);
         }
         let groups = groups.of(key.service, labels)?;
@@ -128,6 +137,7 @@ impl Coarse {
 
     /// Adds an accepted window to its rows.
     pub(super) fn accept(&mut self, key: &WindowKey, value: &[u8]) {
+        self.before = self.rows.len();
         for target in self.targets.remove(key).unwrap_or_default() {
             if let Some(row) = self.rows.get_mut(&target) {
                 // The value was encoded by this very program.

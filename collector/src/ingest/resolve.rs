@@ -14,7 +14,7 @@ use crate::store::trees::{self, SharedTree};
 use crate::store::{ServiceId, StoreError};
 
 /// Most services of one stream.
-const MAX_SERVICES: usize = 64;
+const MAX_SERVICES: usize = 16;
 
 /// The receiving end of one stream's dictionary.
 #[derive(Debug, Default)]
@@ -71,6 +71,15 @@ impl StreamDictionary {
     /// Whether the stream must begin anew.
     pub(super) fn is_void(&self) -> bool {
         self.is_void
+    }
+
+    /// About how many bytes it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let ids = self.resolved.values();
+        let ids = ids.map(|resolved| resolved.frames.capacity() + resolved.stacks.capacity());
+        ids.fold(self.decoder.bytes(), |sum, ids| {
+            sum.saturating_add(ids.saturating_mul(8))
+        })
     }
 
     /// What the stream was given is not stored after all.

@@ -425,7 +425,7 @@ impl Push {
             .decoder
             .apply(body)
             .map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))?;
-        let bytes = dictionary.decoder.bytes();
+        let bytes = dictionary.bytes();
         let before = std::mem::replace(&mut self.counted_bytes, bytes);
         self.dictionaries_bytes.fetch_add(bytes, Ordering::Relaxed);
         let others = self.dictionaries_bytes.fetch_sub(before, Ordering::Relaxed);

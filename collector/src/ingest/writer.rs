@@ -237,6 +237,10 @@ impl Pending {
             day_s: Tier::Day.bucket(key.start_s),
             series: key.series,
         };
+        self.note_active(active, known);
+    }
+
+    fn note_active(&mut self, active: Active, known: &FxHashSet<Active>) {
         if !known.contains(&active) && self.active.insert(active) {
             self.group.active.push(active);
         }
@@ -432,6 +436,11 @@ impl Writer {
         }
         self.writers.extend(pending.writers);
         self.metrics.ingest_windows.add(pending.windows);
+        for (service, table) in &pending.series {
+            if let Some((_, live)) = self.live.get_mut(service) {
+                *live = live.saturating_add(table.len());
+            }
+        }
         let series = pending.series.into_iter().flat_map(|(service, table)| {
             table
                 .into_iter()
@@ -608,9 +617,12 @@ impl Writer {
                 format!("window started {days} days ago, before what is kept"),
             );
         }
+        let start_s = u64::try_from(start.seconds()).unwrap_or(0);
+        if !submission.is_import && start_s < pending.closed && self.rolled.is_full() {
+            return Err(Refuse::Busy);
+        }
         let service = self.service(submission, window, pending)?;
         let series = self.series(service, window, now, pending)?;
-        let start_s = u64::try_from(start.seconds()).unwrap_or(0);
         let tier = match submission.is_import {
             true => Tier::Import,
             false => Tier::Window,
@@ -643,6 +655,16 @@ impl Writer {
                 pending.touched.push((service, series, start_s));
             }
         }
+        // Live series are counted by their facts, which not every window has.
+        pending.note_active(
+            Active {
+                service,
+                ptype: PtypeId::FACTS,
+                day_s: Tier::Day.bucket(start_s),
+                series,
+            },
+            &self.active,
+        );
         let last = pending.starts.entry(service).or_default();
         *last = start_s.max(*last);
         Ok(())

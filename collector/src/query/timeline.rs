@@ -84,6 +84,7 @@ pub(super) fn answer(
         groups: BTreeMap::new(),
     };
     for (service, _) in services {
+        let _memory = inner.share(&inner.trees.get(service)?)?;
         for (value, selection) in groups(inner, service, ptype, request)? {
             let points = (answer.groups.len() + 1).saturating_mul(request.steps.count());
             if points > MAX_POINTS {

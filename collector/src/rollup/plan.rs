@@ -53,6 +53,11 @@ pub fn plan(from_s: u64, until_s: u64, tiers: &[Tier], view: &View) -> Plan {
             at = end;
             continue;
         }
+        // Nothing is summed yet from here on.
+        if at >= view.until(Tier::Minute) && !view.is_dropped(Tier::Window, at) {
+            plan.push(Tier::Window, at, until_s);
+            break;
+        }
         // Up to where a row may begin.
         let finest = tiers.last().map_or(u64::MAX, |tier| tier.length_s());
         let next = (at / finest + 1).saturating_mul(finest).min(until_s);

@@ -95,6 +95,8 @@ impl RangeReader {
         let view = self.rolled.view(service);
         let tiers: &[Tier] = match selection {
             Selection::Some(_) => &OF_SERIES,
+            // Where a group has no minute its windows are read: they must be there.
+            Selection::Group { .. } if view.is_dropped(Tier::Window, from) => &OF_SERIES,
             Selection::All | Selection::Group { .. } => &OF_SERVICES,
         };
         let Plan { tiles, rounded_to } = plan(from, until, tiers, &view);

@@ -19,6 +19,10 @@ use crate::store::{Catalog, Kept, PtypeId, SeriesId, ServiceId, Store, StoreErro
 /// Most marks that are held; beyond it, minutes are looked up in the store.
 const MAX_MARKS: usize = 2 << 20;
 
+/// Most late windows (by minute, type and series) that wait to be summed;
+/// further ones are refused with a retry hint.
+const MAX_LATE: usize = 512 << 10;
+
 /// What got a window in a minute: series by service and type.
 pub type Marks = BTreeMap<(ServiceId, PtypeId), BTreeSet<SeriesId>>;
 
@@ -45,6 +49,7 @@ struct State {
     unmarked: BTreeSet<u64>,
     /// With the number of the write that brought it last.
     late: FxHashMap<ServiceId, BTreeMap<Late, u64>>,
+    late_count: usize,
     writes: u64,
 }
 
@@ -57,6 +62,11 @@ pub struct View {
 }
 
 impl View {
+    /// Before which second `tier` is summed up.
+    pub fn until(&self, tier: Tier) -> u64 {
+        self.until.get(&tier).copied().unwrap_or(0)
+    }
+
     /// Whether the row of a bucket holds all of it: it was summed up, is kept,
     /// and no window came late.
     pub fn is_whole(&self, tier: Tier, bucket_s: u64) -> bool {
@@ -116,6 +126,7 @@ impl Rolled {
         for late in &catalog.late {
             let of_service = state.late.entry(late.service).or_default();
             of_service.insert(*late, 0);
+            state.late_count += 1;
         }
         Self {
             gate: RwLock::new(()),
@@ -180,7 +191,8 @@ impl Rolled {
         state.writes += 1;
         for late in late {
             let of_service = state.late.entry(late.service).or_default();
-            of_service.insert(late, state.writes);
+            let is_new = of_service.insert(late, state.writes).is_none();
+            state.late_count += usize::from(is_new);
         }
         for (service, ptype, series, start_s) in windows {
             let minute = Tier::Minute.bucket(start_s);
@@ -236,6 +248,18 @@ impl Rolled {
         all.map(|(late, write)| (*late, *write)).collect()
     }
 
+    /// Whether some window before `until_s` is late.
+    pub fn has_late_before(&self, until_s: u64) -> bool {
+        let state = self.state();
+        let mut late = state.late.values().flat_map(BTreeMap::keys);
+        late.any(|late| late.minute_s < until_s)
+    }
+
+    /// Whether so many windows are late that further ones must wait.
+    pub fn is_full(&self) -> bool {
+        self.state().late_count >= MAX_LATE
+    }
+
     /// Those of `late` that no later write brought again.
     pub fn still(&self, late: &BTreeMap<Late, u64>) -> Vec<Late> {
         let state = self.state();
@@ -248,10 +272,10 @@ impl Rolled {
 
     /// The sums that `late` belong to are written; call it `alone`.
     pub fn forget_late(&self, late: &[Late]) {
-        let mut state = self.state();
+        let state = &mut *self.state();
         for late in late {
             if let Some(held) = state.late.get_mut(&late.service) {
-                held.remove(late);
+                state.late_count -= usize::from(held.remove(late).is_some());
                 if held.is_empty() {
                     state.late.remove(&late.service);
                 }

@@ -29,6 +29,10 @@ const ROW_VERSION: u8 = 2;
 /// Largest stack id that is believed; a tree has far fewer.
 const MAX_STACK_ID: u32 = 1 << 28;
 
+/// Most kinds that are kept apart; what comes beyond them is added in the unit
+/// of its type, so that only sample counts are lost.
+const MAX_KINDS: usize = 32;
+
 /// What must be equal for two segments to be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentKind {
@@ -38,6 +42,17 @@ pub struct SegmentKind {
     pub period: i64,
     /// Unit value of one stored count.
     pub weight: u64,
+}
+
+impl SegmentKind {
+    /// The kind of values in the unit of their type.
+    fn in_units(self) -> Self {
+        Self {
+            epoch: self.epoch,
+            period: 0,
+            weight: 1,
+        }
+    }
 }
 
 /// One sparse vector.
@@ -51,6 +66,21 @@ pub struct Segment {
     pub windows: u64,
     /// (stack id, value), by id.
     pub entries: Vec<(u32, i128)>,
+}
+
+impl Segment {
+    /// The same values in the unit of their type.
+    fn in_units(&self) -> Self {
+        let weight = i128::from(self.kind.weight);
+        let entries = self.entries.iter();
+        Self {
+            kind: self.kind.in_units(),
+            entries: entries
+                .map(|(id, value)| (*id, value.saturating_mul(weight)))
+                .collect(),
+            ..*self
+        }
+    }
 }
 
 /// What is stored under one key.
@@ -110,6 +140,14 @@ impl Value {
     pub fn add(&mut self, other: &Self) {
         self.span_ns = self.span_ns.max(other.span_ns);
         for segment in &other.segments {
+            let is_known = self.segments.iter().any(|s| s.kind == segment.kind);
+            let in_units;
+            let segment = if is_known || self.segments.len() < MAX_KINDS {
+                segment
+            } else {
+                in_units = segment.in_units();
+                &in_units
+            };
             match self.segments.iter_mut().find(|s| s.kind == segment.kind) {
                 Some(mine) => {
                     mine.observed_ns = mine.observed_ns.saturating_add(segment.observed_ns);
@@ -263,13 +301,21 @@ impl Sum {
         }
     }
 
-    fn absorb(&mut self, other: &Self) {
+    fn absorb(&mut self, other: &Self, factor: i128) {
         self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
         self.windows = self.windows.saturating_add(other.windows);
         self.reach(other.values.len());
         for (slot, value) in self.values.iter_mut().zip(&other.values) {
-            *slot = slot.saturating_add(*value);
+            *slot = slot.saturating_add(value.saturating_mul(factor));
         }
+    }
+}
+
+/// Where values of `kind` are added, and what they are multiplied by there.
+fn kind_of(sums: &BTreeMap<SegmentKind, Sum>, kind: SegmentKind) -> (SegmentKind, i128) {
+    match sums.len() < MAX_KINDS || sums.contains_key(&kind) {
+        true => (kind, 1),
+        false => (kind.in_units(), i128::from(kind.weight)),
     }
 }
 
@@ -311,7 +357,8 @@ impl RangeSum {
         let mut observed = 0_u64;
         let seen = read(bytes, |head, ids, values| {
             observed = observed.saturating_add(head.observed_ns);
-            let sum = sums.entry(head.kind).or_default();
+            let (kind, factor) = kind_of(sums, head.kind);
+            let sum = sums.entry(kind).or_default();
             sum.observed_ns = sum.observed_ns.saturating_add(head.observed_ns);
             sum.windows = sum.windows.saturating_add(head.windows);
             let last = ids.last().and_then(|&id| usize::try_from(id).ok());
@@ -322,7 +369,10 @@ impl RangeSum {
                     .ok()
                     .and_then(|id| sum.values.get_mut(id))
                 {
-                    *slot = slot.saturating_add(value);
+                    *slot = slot.saturating_add(match factor {
+                        1 => value,
+                        factor => value.saturating_mul(factor),
+                    });
                 }
             }
             Ok(())
@@ -357,7 +407,8 @@ impl RangeSum {
     /// Adds what was summed of another part of the selection over the same tree.
     pub fn absorb(&mut self, other: &Self) {
         for (kind, sum) in &other.sums {
-            self.sums.entry(*kind).or_default().absorb(sum);
+            let (kind, factor) = kind_of(&self.sums, *kind);
+            self.sums.entry(kind).or_default().absorb(sum, factor);
         }
         self.series.extend(&other.series);
         self.seconds.extend_from_slice(&other.seconds);
@@ -557,6 +608,26 @@ mod tests {
             let before: i128 = values.iter().flat_map(|v| &v.segments).flat_map(|s| &s.entries).map(|e| e.1).sum();
             let after: i128 = sum.sums.values().flat_map(|sum| &sum.values).sum();
             prop_assert_eq!(before, after);
+        }
+
+        #[test]
+        fn kinds_beyond_the_bound_add_up_in_units(weights in proptest::collection::vec(1u64..1_000, 1..100)) {
+            let mut sum = RangeSum::default();
+            let mut all = Value { span_ns: 1, segments: Vec::new() };
+            let mut expected = 0;
+            for weight in &weights {
+                let segment = Segment { kind: kind(*weight), observed_ns: 1, windows: 1, entries: vec![(3, 2)] };
+                let value = Value { span_ns: 1, segments: vec![segment] };
+                sum.add(SeriesId(1), 0, &value.encode()).unwrap();
+                all.add(&value);
+                expected += 2 * i128::from(*weight);
+            }
+            prop_assert!(sum.sums.len() <= MAX_KINDS + 1 && all.segments.len() <= MAX_KINDS + 1);
+            let total: i128 = sum.sums.iter().map(|(kind, sum)| sum.values[3] * i128::from(kind.weight)).sum();
+            prop_assert_eq!(total, expected);
+            let total: i128 = all.segments.iter().map(|s| s.entries[0].1 * i128::from(s.kind.weight)).sum();
+            prop_assert_eq!(total, expected);
+            prop_assert_eq!(sum.windows(), weights.len() as u64);
         }
 
         #[test]
