@@ -73,13 +73,15 @@ impl StreamDictionary {
         self.is_void
     }
 
-    /// About how many bytes it takes.
+    /// About how many bytes it takes. The ids of its first service are counted
+    /// with the entries they stand for.
     pub(super) fn bytes(&self) -> usize {
         let ids = self.resolved.values();
-        let ids = ids.map(|resolved| resolved.frames.capacity() + resolved.stacks.capacity());
-        ids.fold(self.decoder.bytes(), |sum, ids| {
-            sum.saturating_add(ids.saturating_mul(8))
-        })
+        let ids = ids.map(|resolved| resolved.frames.len() + resolved.stacks.len());
+        let all: usize = ids.clone().sum();
+        let first = ids.max().unwrap_or(0);
+        let further = (all - first).saturating_mul(8);
+        self.decoder.bytes().saturating_add(further)
     }
 
     /// What the stream was given is not stored after all.
