@@ -545,7 +545,9 @@ impl Inner {
         };
         let folded = flatten(&mut merge.tree, &trees::read(&tree), &weighted, &choice);
         coverage.pruned_nodes = coverage.pruned_nodes.saturating_add(folded);
+        // Days are looked at, and no window has two series.
         let series = self.active(service, ptype, &selection, request.window)?;
+        let series = series.min(sum.windows());
         coverage.series = coverage.series.saturating_add(series);
         let lost = self.lost_samples(service, &selection, request.window)?;
         coverage.lost_samples = coverage.lost_samples.saturating_add(lost);
