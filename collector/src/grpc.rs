@@ -7,7 +7,6 @@ use proto::pb::tepui as pb;
 use proto::pb::tepui::query_server::Query as QueryDoor;
 use proto::status::{Kind, chain};
 use proto::window::{UnixNanos, Window};
-use regex::{Regex, RegexBuilder};
 use tonic::{Request, Response, Status};
 
 use crate::alert::AlertFilter;
@@ -17,12 +16,9 @@ use crate::http::App;
 use crate::http::params::MAX_NODES;
 use crate::metrics::QueryKind;
 use crate::query::timeline::TimelineRequest;
-use crate::query::{ProfileRequest, QueryError, ServiceName};
+use crate::query::{ProfileRequest, QueryError, ServiceName, pattern};
 use crate::shapes::firing;
 use crate::timeline::{StepValue, Steps};
-
-/// Largest compiled regular expression of a request, in bytes.
-const MAX_REGEX_BYTES: usize = 1 << 20;
 
 /// The query service.
 #[derive(Debug)]
@@ -64,21 +60,6 @@ fn service(text: &str) -> Result<ServiceName, Status> {
 
 fn selector(text: &str) -> Result<Selector, Status> {
     text.parse().map_err(|error| invalid(&error))
-}
-
-/// Compiles a function pattern within a size cap; an empty one is none.
-///
-/// # Errors
-///
-/// The regex crate's, when the pattern is not usable.
-pub fn pattern(text: &str) -> Result<Option<Regex>, regex::Error> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    RegexBuilder::new(text)
-        .size_limit(MAX_REGEX_BYTES)
-        .build()
-        .map(Some)
 }
 
 #[tonic::async_trait]

@@ -1,10 +1,11 @@
-//! Smaller trees from larger ones: lines folded to functions, samples chosen by
-//! function, light nodes folded into `other`. Pure.
+//! Smaller trees from larger ones: lines folded to functions, light nodes
+//! folded into `other`. Pure.
 //!
-//! Each function keeps the tree's total but for the samples that [`focus`]
-//! leaves out. What was folded is counted, so that an answer can say so.
+//! Each function keeps the tree's total. What was folded is counted, so that an
+//! answer can say so.
 
 use proto::stack::{Frame, FrameKind};
+#[cfg(test)]
 use regex::Regex;
 use rustc_hash::FxHashMap;
 
@@ -122,9 +123,10 @@ pub(crate) fn fold_lines_by(tree: &CallTree, sizes: &[Weight]) -> Smaller {
     }
 }
 
-/// Returns the samples of `tree` with a function that `focus` matches and none
-/// that `ignore` matches; the patterns are searched for, not anchored.
-pub fn focus(tree: &CallTree, focus: Option<&Regex>, ignore: Option<&Regex>) -> CallTree {
+/// What [`crate::flatten`] chooses, from a call tree: the samples of `tree` with a
+/// function that `focus` matches and none that `ignore` matches; the patterns are searched for, not anchored.
+#[cfg(test)]
+pub(crate) fn focus(tree: &CallTree, focus: Option<&Regex>, ignore: Option<&Regex>) -> CallTree {
     let matches = |pattern: Option<&Regex>| -> Vec<bool> {
         tree.frames()
             .iter()

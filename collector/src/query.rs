@@ -15,7 +15,7 @@ use proto::labels::{LabelSet, Selector};
 use proto::status::{Kind, chain};
 use proto::value_type::{ProfileType, Temporality};
 use proto::window::{Clock, UnixNanos, Window};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use tokio::sync::Semaphore;
 
 use self::timeline::{MAX_POINTS, TimelineAnswer, TimelineRequest};
@@ -37,6 +37,8 @@ use crate::tree::CallTree;
 
 /// Queries that are summed at once; others wait.
 pub const MAX_QUERIES: usize = 4;
+/// Largest compiled regular expression of a request, in bytes.
+const MAX_REGEX_BYTES: usize = 1 << 20;
 /// Most series of a list.
 pub const MAX_SERIES: usize = 10_000;
 /// Queries that run or wait; further ones are refused.
@@ -789,6 +791,21 @@ impl Inner {
         let millicores = value.saturating_mul(1000).saturating_mul(series) / observed;
         Ok(u64::try_from(millicores.max(0)).unwrap_or(u64::MAX))
     }
+}
+
+/// Compiles a function pattern within a size cap; an empty one is none.
+///
+/// # Errors
+///
+/// The regex crate's, when the pattern is not usable.
+pub fn pattern(text: &str) -> Result<Option<Regex>, regex::Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    RegexBuilder::new(text)
+        .size_limit(MAX_REGEX_BYTES)
+        .build()
+        .map(Some)
 }
 
 /// About how many bytes an answer over `tree` takes while it is made.

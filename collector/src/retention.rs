@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::metrics::Metrics;
 use crate::rollup::rolled::Rolled;
-use crate::store::tier::Tier;
+use crate::store::tier::{Tier, instant};
 use crate::store::trees::Trees;
 use crate::store::{Kept, Store, StoreError, WriteGroup, rows};
 
@@ -114,10 +114,6 @@ fn drop_oldest(store: &dyn Store, rolled: &Rolled) -> Result<usize, StoreError> 
         }
     }
     Ok(0)
-}
-
-fn instant(seconds: u64) -> UnixNanos {
-    UnixNanos::new(i64::try_from(seconds.saturating_mul(1_000_000_000)).unwrap_or(i64::MAX))
 }
 
 /// Drops old rows and measures sizes until `shutdown`.
@@ -232,4 +228,89 @@ fn drop_rows(
 
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::rocks::RocksStore;
+    use crate::store::rows::Late;
+    use crate::store::tier::DAY_S;
+    use crate::store::{Catalog, PtypeId, RowKey, SeriesId, ServiceId, WindowKey, WriterId};
+
+    const FIRST_S: u64 = 20_600 * DAY_S;
+
+    /// A window, a minute and an hour on each of three days.
+    fn fill(store: &dyn Store) {
+        let mut group = WriteGroup::default();
+        for day in 0..3 {
+            let start_s = FIRST_S + day * DAY_S;
+            let key = WindowKey {
+                tier: Tier::Window,
+                ptype: PtypeId(1),
+                service: ServiceId(1),
+                start_s,
+                series: SeriesId(1),
+                writer: WriterId(1),
+            };
+            group.windows.push((key, vec![1]));
+            for tier in [Tier::Minute, Tier::Hour] {
+                let key = RowKey {
+                    tier,
+                    ptype: PtypeId(1),
+                    service: ServiceId(1),
+                    series: SeriesId::WHOLE,
+                    start_s,
+                };
+                group.rows.push((key, vec![1]));
+            }
+        }
+        Store::write(store, &group).unwrap();
+    }
+
+    fn days(store: &dyn Store, tier: Tier) -> usize {
+        store.stretches(Kept::Rows(tier)).len()
+    }
+
+    #[test]
+    fn the_oldest_and_finest_goes_first_and_one_stretch_at_a_time() {
+        let data = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(data.path(), 8 << 20).unwrap();
+        fill(&store);
+        let rolled = Rolled::new(&Catalog::default(), FIRST_S);
+        let folder = Folder {
+            path: data.path().to_owned(),
+            max_bytes: 1,
+            is_full: Arc::default(),
+        };
+        let left = |store: &dyn Store| (days(store, Tier::Window), days(store, Tier::Minute));
+        // Nothing is summed up: nothing may go, and windows must wait.
+        assert_eq!(folder.keep_below(&store, &rolled).unwrap(), 0);
+        assert_eq!(left(&store), (3, 3));
+        assert!(folder.is_full.load(Ordering::Relaxed));
+        for tier in [Tier::Minute, Tier::Hour, Tier::Day] {
+            rolled.advance(tier, FIRST_S + 3 * DAY_S);
+        }
+        // A late window keeps its day, and all that is coarser.
+        let late = Late {
+            minute_s: FIRST_S,
+            service: ServiceId(1),
+            ptype: PtypeId(1),
+            series: SeriesId(1),
+        };
+        rolled.mark([], [late]);
+        assert_eq!(folder.keep_below(&store, &rolled).unwrap(), 0);
+        rolled.forget_late(&[late]);
+        for expected in [(2, 3), (1, 3), (1, 2), (1, 1), (1, 1)] {
+            folder.keep_below(&store, &rolled).unwrap();
+            assert_eq!(left(&store), expected);
+        }
+        assert_eq!(rolled.dropped(Tier::Window), FIRST_S + 2 * DAY_S);
+        let roomy = Folder {
+            max_bytes: 0,
+            ..folder
+        };
+        roomy.keep_below(&store, &rolled).unwrap();
+        assert!(!roomy.is_full.load(Ordering::Relaxed));
+    }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::status::chain;
-use proto::window::{Clock, UnixNanos, Window};
+use proto::window::{Clock, UnixNanos};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -27,7 +27,7 @@ use self::total::Total;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 use crate::store::rows::{self, Late};
-use crate::store::tier::{DAY_S, MINUTE_S, Tier};
+use crate::store::tier::{DAY_S, MINUTE_S, Tier, range};
 use crate::store::{
     PtypeId, RowKey, SeriesId, ServiceId, Store, StoreError, SumRequest, WriteGroup,
 };
@@ -58,19 +58,6 @@ pub struct Rollup {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     late_looked: std::sync::Mutex<UnixNanos>,
-}
-
-/// The range `[from_s, until_s)`.
-///
-/// # Errors
-///
-/// None in practice: seconds of stored rows are times.
-pub fn range(from_s: u64, until_s: u64) -> Option<Window> {
-    let at = |seconds: u64| {
-        let ns = i64::try_from(seconds.checked_mul(1_000_000_000)?).ok()?;
-        Some(UnixNanos::new(ns))
-    };
-    Window::new(at(from_s)?, at(until_s)?).ok()
 }
 
 /// Rows that wait to be written together.

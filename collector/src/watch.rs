@@ -27,7 +27,7 @@ use crate::feature::{self, SeriesRow, StepProfile, codec};
 use crate::flatten::{Choice, flatten};
 use crate::metrics::Metrics;
 use crate::store::segment;
-use crate::store::tier::Tier;
+use crate::store::tier::{Tier, range};
 use crate::store::tree::ServiceTree;
 use crate::store::trees::{self, SharedTree, Trees};
 use crate::store::{
@@ -55,11 +55,6 @@ pub struct Watch {
     catalogue: Catalogue,
     settings: SpinSettings,
     waits: Waits,
-}
-
-fn window(start_s: u64, length_s: u64) -> Option<Window> {
-    let start = i64::try_from(start_s.checked_mul(1_000_000_000)?).ok()?;
-    Window::from_start(UnixNanos::new(start), length_s.checked_mul(1_000_000_000)?).ok()
 }
 
 impl Watch {
@@ -161,7 +156,7 @@ impl Watch {
     /// Computes, writes and judges the rows of one step. Returns whether what
     /// came of it is kept.
     fn step(&self, step_s: u64, marks: &BTreeSet<(ServiceId, SeriesId)>, now: UnixNanos) -> bool {
-        let Some(step) = window(step_s, self.dirty.step_s()) else {
+        let Some(step) = range(step_s, step_s.saturating_add(self.dirty.step_s())) else {
             return true;
         };
         let mut encoded = Vec::new();

@@ -6,16 +6,14 @@ use http::request::Parts;
 use proto::labels::Selector;
 use proto::status::Kind;
 use proto::window::{UnixNanos, Window};
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
-use crate::query::{ProfileRequest, ServiceName};
+use crate::query::{ProfileRequest, ServiceName, pattern};
 use crate::time_range;
 
-/// Largest compiled `focus` or `ignore`, in bytes.
-const MAX_REGEX_BYTES: usize = 1 << 20;
 /// Most nodes that a caller may ask for.
 pub const MAX_NODES: usize = 1 << 20;
 
@@ -229,13 +227,9 @@ fn function_regex(name: &str, text: Option<&str>) -> Result<Option<Regex>, ApiEr
     let Some(text) = given(text) else {
         return Ok(None);
     };
-    RegexBuilder::new(text)
-        .size_limit(MAX_REGEX_BYTES)
-        .build()
-        .map(Some)
-        .map_err(|error| {
-            let shown: String = text.chars().take(128).collect();
-            let message = format!("{name} = {shown:?} is no regular expression: {error}");
-            ApiError::new(Kind::Invalid, message)
-        })
+    pattern(text).map_err(|error| {
+        let shown: String = text.chars().take(128).collect();
+        let message = format!("{name} = {shown:?} is no regular expression: {error}");
+        ApiError::new(Kind::Invalid, message)
+    })
 }

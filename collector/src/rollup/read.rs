@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use proto::window::{UnixNanos, Window};
+use proto::window::Window;
 
 use super::groups::Groups;
 use super::plan::{Plan, Tile, plan};
-use super::range;
 use super::rolled::Rolled;
 use super::total::Total;
-use crate::store::tier::Tier;
+use crate::store::tier::{Tier, range, seconds};
 use crate::store::{PtypeId, RowKey, SeriesId, ServiceId, Store, StoreError, SumRequest};
 
 /// Tiers with rows of services and groups, coarsest first.
@@ -50,15 +49,6 @@ pub struct RangeReader {
     store: Arc<dyn Store>,
     rolled: Arc<Rolled>,
     groups: Arc<Groups>,
-}
-
-/// Whole seconds of a window: the first that starts in it and the first after.
-fn seconds(window: Window) -> (u64, u64) {
-    let ceil = |time: UnixNanos| {
-        let ns = u64::try_from(time.get().max(0)).unwrap_or(0);
-        ns.div_ceil(1_000_000_000)
-    };
-    (ceil(window.start()), ceil(window.end()))
 }
 
 impl RangeReader {

@@ -15,7 +15,6 @@ use proto::window::{Clock, UnixNanos, Window};
 use tokio::sync::oneshot;
 
 use super::groups::Groups;
-use super::range;
 use super::read::{RangeReader, Selection};
 use super::rolled::Rolled;
 use super::total::Total;
@@ -25,7 +24,7 @@ use crate::ingest::resolve::{SharedDictionary, lock};
 use crate::ingest::writer::{Outcome, Submission, Writer};
 use crate::retention::{Horizons, drop_old};
 use crate::store::rocks::RocksStore;
-use crate::store::tier::HOUR_S;
+use crate::store::tier::{HOUR_S, range};
 use crate::store::trees::Trees;
 
 /// A day begins here; the tests begin late on the day before.

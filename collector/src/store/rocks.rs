@@ -20,7 +20,7 @@ use rocksdb::{
 use super::keys::{self, RowKey};
 use super::rows;
 use super::segment::RangeSum;
-use super::tier::{HOUR_S, Tier};
+use super::tier::{HOUR_S, Tier, seconds};
 use super::tree::ServiceTree;
 use super::{
     Active, Catalog, Change, Epoch, Kept, KeyValue, PtypeId, SeriesId, ServiceId, StateStore,
@@ -104,16 +104,6 @@ fn after(prefix: &[u8]) -> Option<Vec<u8>> {
         }
     }
     None
-}
-
-/// Whole seconds of a window: the first that starts in it and the first after.
-fn seconds(window: Window) -> (u64, u64) {
-    let ceil = |time: UnixNanos| {
-        u64::try_from(time.get().max(0))
-            .unwrap_or(0)
-            .div_ceil(1_000_000_000)
-    };
-    (ceil(window.start()), ceil(window.end()))
 }
 
 impl RocksStore {

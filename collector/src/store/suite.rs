@@ -298,6 +298,27 @@ fn a_second_collector_and_a_newer_format_are_refused() {
 }
 
 #[test]
+fn a_sum_stops_when_its_reader_is_gone() {
+    with_stores(|store| {
+        put(&*store, vec![(key(START_S, 1), value(&[(0, 1)]))]);
+        let request = SumRequest {
+            tier: Tier::Window,
+            ptype: PtypeId(1),
+            service: ServiceId(1),
+            series: None,
+            window: window(START_S, START_S + 1),
+        };
+        let mut sum = RangeSum {
+            cancelled: Some(Arc::new(true.into())),
+            ..RangeSum::default()
+        };
+        let stopped = store.sum(&request, &mut sum).unwrap_err();
+        assert!(matches!(stopped, StoreError::Cancelled), "{stopped}");
+        assert_eq!(sum.windows(), 0);
+    });
+}
+
+#[test]
 fn damaged_values_are_errors_with_their_key() {
     with_stores(|store| {
         put(&*store, vec![(key(START_S, 1), vec![77])]);

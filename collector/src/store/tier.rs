@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use proto::window::{UnixNanos, Window};
+
 /// Seconds of a minute, an hour and a day.
 pub const MINUTE_S: u64 = 60;
 /// Seconds of an hour.
@@ -74,6 +76,25 @@ impl Tier {
     pub fn has_series(self) -> bool {
         self != Self::Minute
     }
+}
+
+/// Whole seconds of a window: the first that starts in it and the first after.
+pub fn seconds(window: Window) -> (u64, u64) {
+    let ceil = |time: UnixNanos| {
+        let ns = u64::try_from(time.get().max(0)).unwrap_or(0);
+        ns.div_ceil(1_000_000_000)
+    };
+    (ceil(window.start()), ceil(window.end()))
+}
+
+/// The moment `seconds` after the beginning of 1970.
+pub fn instant(seconds: u64) -> UnixNanos {
+    UnixNanos::new(i64::try_from(seconds.saturating_mul(1_000_000_000)).unwrap_or(i64::MAX))
+}
+
+/// The window `[from_s, until_s)`; `None` when it ends before it begins.
+pub fn range(from_s: u64, until_s: u64) -> Option<Window> {
+    Window::new(instant(from_s), instant(until_s)).ok()
 }
 
 impl fmt::Display for Tier {
