@@ -267,38 +267,36 @@ pub(crate) fn observed(profile: &StepProfile<'_>) -> u64 {
 /// of a service's tree. A function counts once for a stack that it is on.
 pub fn function_counts(tree: &ServiceTree, values: &[i128]) -> Vec<FunctionCount> {
     let at = |id: u32| usize::try_from(id).unwrap_or(usize::MAX);
-    let mut owns = vec![0_u64; tree.node_count()];
-    for (stack, &value) in (0_u32..).zip(values) {
-        if value > 0
-            && let Some(slot) = tree.leaf(stack).and_then(|leaf| owns.get_mut(at(leaf)))
-        {
-            *slot = slot.saturating_add(count(value));
-        }
-    }
+    let functions = tree.functions();
     let mut flat = vec![0_u64; tree.string_count()];
     let mut cum = vec![0_u64; tree.string_count()];
+    let add = |sums: &mut Vec<u64>, index: usize, value: u64| {
+        if let Some(slot) = sums.get_mut(index) {
+            *slot = slot.saturating_add(value);
+        }
+    };
+    // Samples at and below each node; complete when its turn comes.
+    let mut totals = vec![0_u64; tree.node_count()];
+    for (stack, &value) in (0_u32..).zip(values) {
+        if value > 0
+            && let Some(leaf) = tree.leaf(stack)
+            && let Some(&(_, frame)) = tree.nodes().get(at(leaf))
+        {
+            add(&mut totals, at(leaf), count(value));
+            if let Some(&function) = functions.get(at(frame)) {
+                add(&mut flat, at(function), count(value));
+            }
+        }
+    }
     let nodes = tree.nodes().iter().zip(tree.outermost()).enumerate();
-    // A node's own samples are there when its turn comes, those below it too.
-    let mut below = vec![0_u64; tree.node_count()];
     for (node, (&(parent, frame), outermost)) in nodes.skip(1).rev() {
-        let own = owns.get(node).copied().unwrap_or(0);
-        let total = own.saturating_add(below.get(node).copied().unwrap_or(0));
+        let total = totals.get(node).copied().unwrap_or(0);
         if total == 0 {
             continue;
         }
-        if let Some(slot) = below.get_mut(at(parent)) {
-            *slot = slot.saturating_add(total);
-        }
-        let Some(function) = tree.function(frame).map(at) else {
-            continue;
-        };
-        if own > 0
-            && let Some(flat) = flat.get_mut(function)
-        {
-            *flat = flat.saturating_add(own);
-        }
-        if *outermost && let Some(cum) = cum.get_mut(function) {
-            *cum = cum.saturating_add(total);
+        add(&mut totals, at(parent), total);
+        if *outermost && let Some(&function) = functions.get(at(frame)) {
+            add(&mut cum, at(function), total);
         }
     }
     (0_u32..)

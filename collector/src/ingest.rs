@@ -4,6 +4,7 @@
 
 mod coarse;
 pub mod dedupe;
+mod gather;
 pub mod resolve;
 pub mod stream;
 pub mod writer;

@@ -219,10 +219,14 @@ impl Watch {
             let mut whole = Sampled::default();
             let mut observed = 0_u64;
             let mut name = None;
+            let ids: Vec<SeriesId> = series.iter().map(|(id, _)| *id).collect();
+            let of_version = Some(ids.as_slice());
+            let mut sampled =
+                self.sampled(step, service, of_version, &cpu, &shared, &mut whole.values)?;
             for (id, labels) in series {
-                let sampled =
-                    self.add_series(step, service, id, &cpu, &shared, &mut whole.values)?;
-                let Some(sampled) = sampled else { continue };
+                let Some(sampled) = sampled.remove(&id) else {
+                    continue;
+                };
                 whole.totals.absorb(&sampled);
                 observed += 1;
                 let of_series = Name {
@@ -274,9 +278,9 @@ impl Watch {
     ) -> Result<SeriesRow, StoreError> {
         let mut built = CallTree::new();
         let profile = name.profile(step, totals, &built);
-        if spin::may_spin(totals.waiting, &profile, &self.settings) {
+        if spin::may_spin(feature::count(totals.waiting), &profile, &self.settings) {
             let mut values = Vec::new();
-            self.add_series(step, service, id, cpu, shared, &mut values)?;
+            self.sampled(step, service, Some(&[id]), cpu, shared, &mut values)?;
             flatten(&mut built, &trees::read(shared), &values, &Choice::ALL);
         }
         let profile = name.profile(step, totals, &built);
@@ -287,33 +291,32 @@ impl Watch {
         ))
     }
 
-    /// Adds the sample counts of a series in a step to `values`, by stack id;
-    /// returns what is known of them, `None` if nothing was observed.
-    fn add_series(
+    /// Adds the sample counts of series in a step to `values`, by stack id; returns
+    /// what is known of each series that was observed.
+    fn sampled(
         &self,
         step: Window,
         service: ServiceId,
-        series: SeriesId,
+        series: Option<&[SeriesId]>,
         cpu: &[PtypeId],
         shared: &SharedTree,
         values: &mut Vec<i128>,
-    ) -> Result<Option<Totals>, StoreError> {
-        let series = [series];
+    ) -> Result<BTreeMap<SeriesId, Totals>, StoreError> {
         let request = |ptype| SumRequest {
             tier: Tier::Window,
             ptype,
             service,
-            series: Some(&series),
+            series,
             window: step,
         };
-        let mut totals = Totals::default();
+        let mut found: BTreeMap<SeriesId, Totals> = BTreeMap::new();
         // The writer must not wait for the reads below.
         let waits = self.waits.of(&trees::read(shared), &self.catalogue);
-        let mut samples: i128 = 0;
-        let mut waiting: i128 = 0;
         for ptype in cpu {
-            self.store.values(&request(*ptype), &mut |_, bytes| {
+            self.store.values(&request(*ptype), &mut |key, bytes| {
                 let mut period_ns = 0;
+                let mut samples: i128 = 0;
+                let mut waiting: i128 = 0;
                 let observed_ns = segment::visit(bytes, |kind, stack, value| {
                     period_ns = kind.weight.max(period_ns);
                     let index = usize::try_from(stack).unwrap_or(usize::MAX);
@@ -328,6 +331,9 @@ impl Watch {
                         waiting = waiting.saturating_add(value);
                     }
                 })?;
+                let totals = found.entry(key.series).or_default();
+                totals.samples = totals.samples.saturating_add(samples);
+                totals.waiting = totals.waiting.saturating_add(waiting);
                 // Steps of one rate are the rule; at a change of rate the larger
                 // period stands for both, a few samples off.
                 totals.period_ns = totals.period_ns.max(period_ns);
@@ -335,17 +341,14 @@ impl Watch {
                 Ok(())
             })?;
         }
-        if totals.observed_ns == 0 {
-            return Ok(None);
-        }
-        totals.samples = feature::count(samples);
-        totals.waiting = feature::count(waiting);
-        let facts = &mut totals.facts;
+        found.retain(|_, totals| totals.observed_ns > 0);
         self.store
-            .facts(&request(PtypeId::FACTS), &mut |_, _, window| {
-                *facts = added(facts, window);
+            .facts(&request(PtypeId::FACTS), &mut |key, _, window| {
+                if let Some(totals) = found.get_mut(&key.series) {
+                    totals.facts = added(&totals.facts, window);
+                }
             })?;
-        Ok(Some(totals))
+        Ok(found)
     }
 }
 
@@ -399,9 +402,9 @@ struct Sampled {
 /// What is known of the CPU samples of a step beside their stacks.
 #[derive(Default)]
 struct Totals {
-    samples: u64,
+    samples: i128,
     /// Samples whose leaf waits.
-    waiting: u64,
+    waiting: i128,
     period_ns: u64,
     observed_ns: u64,
     facts: Facts,
@@ -425,7 +428,7 @@ impl Name {
             namespace: &self.key.namespace,
             service: &self.key.service,
             labels: &self.labels,
-            samples: totals.samples,
+            samples: feature::count(totals.samples),
             tree,
             period_ns: totals.period_ns,
             observed_ns: totals.observed_ns,

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::dictionary::Decoder;
+use proto::dictionary::{Decoder, StringPool};
 use proto::stack::Frame;
 use rustc_hash::FxHashMap;
 
@@ -35,12 +35,15 @@ pub fn lock(dictionary: &SharedDictionary) -> MutexGuard<'_, StreamDictionary> {
     dictionary.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ids of a service's tree for ids of a stream, once known.
+/// Ids of a service's tree for ids of a stream, or [`UNKNOWN`].
 #[derive(Debug, Default)]
 struct Resolved {
-    frames: Vec<Option<u32>>,
-    stacks: Vec<Option<u32>>,
+    frames: Vec<u32>,
+    stacks: Vec<u32>,
 }
+
+/// No id of a tree: trees have far fewer entries.
+const UNKNOWN: u32 = u32::MAX;
 
 /// Why stacks could not be found or added.
 #[derive(Debug, thiserror::Error)]
@@ -56,32 +59,39 @@ pub(super) enum ResolveError {
     Store(#[from] StoreError),
 }
 
-fn at<T: Copy>(table: &[Option<T>], id: u32) -> Option<T> {
-    table.get(usize::try_from(id).ok()?).copied().flatten()
+fn at(table: &[u32], id: u32) -> Option<u32> {
+    let found = *table.get(usize::try_from(id).ok()?)?;
+    (found != UNKNOWN).then_some(found)
 }
 
-fn set<T>(table: &mut [Option<T>], id: u32, value: T) {
+fn set(table: &mut [u32], id: u32, value: u32) {
     let index = usize::try_from(id).ok();
     if let Some(slot) = index.and_then(|index| table.get_mut(index)) {
-        *slot = Some(value);
+        *slot = value;
     }
 }
 
 impl StreamDictionary {
+    /// Returns the dictionary of a stream that has received nothing, whose texts
+    /// are those of `pool`.
+    pub fn sharing(pool: Arc<StringPool>) -> Self {
+        Self {
+            decoder: Decoder::sharing(pool),
+            ..Self::default()
+        }
+    }
+
     /// Whether the stream must begin anew.
     pub(super) fn is_void(&self) -> bool {
         self.is_void
     }
 
-    /// About how many bytes it takes. The ids of its first service are counted
-    /// with the entries they stand for.
+    /// About how many bytes it takes, the texts of its pool apart.
     pub(super) fn bytes(&self) -> usize {
         let ids = self.resolved.values();
-        let ids = ids.map(|resolved| resolved.frames.len() + resolved.stacks.len());
-        let all: usize = ids.clone().sum();
-        let first = ids.max().unwrap_or(0);
-        let further = (all - first).saturating_mul(8);
-        self.decoder.bytes().saturating_add(further)
+        let ids = ids.map(|resolved| resolved.frames.capacity() + resolved.stacks.capacity());
+        let ids = ids.sum::<usize>().saturating_mul(size_of::<u32>());
+        self.decoder.memory_bytes().saturating_add(ids)
     }
 
     /// What the stream was given is not stored after all.
@@ -102,32 +112,33 @@ impl StreamDictionary {
         }
         let (frames, stacks) = (self.decoder.frame_count(), self.decoder.stack_count());
         let resolved = self.resolved.entry(service).or_default();
-        resolved.frames.resize(frames, None);
-        resolved.stacks.resize(stacks, None);
+        resolved.frames.resize(frames, UNKNOWN);
+        resolved.stacks.resize(stacks, UNKNOWN);
         let mut out = Vec::with_capacity(wire.len());
         for &id in wire {
-            if usize::try_from(id).map_or(true, |index| index >= stacks) {
-                return Err(ResolveError::Unknown(id));
+            let index = usize::try_from(id).unwrap_or(usize::MAX);
+            let known = resolved.stacks.get(index);
+            out.push(*known.ok_or(ResolveError::Unknown(id))?);
+        }
+        for (found, &id) in out.iter_mut().zip(wire) {
+            if *found == UNKNOWN {
+                *found = self.stack(service, id, &mut tree)?;
             }
-            let known = self
-                .resolved
-                .get(&service)
-                .and_then(|resolved| at(&resolved.stacks, id));
-            out.push(match known {
-                Some(stack) => stack,
-                None => self.stack(service, id, &mut tree)?,
-            });
         }
         Ok(out)
     }
 
-    /// Adds a stack to the tree of `service`.
+    /// Adds a stack to the tree of `service`, unless that was just done.
     fn stack(
         &mut self,
         service: ServiceId,
         id: u32,
         tree: &mut impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
     ) -> Result<u32, ResolveError> {
+        let resolved = self.resolved.get(&service);
+        if let Some(stack) = resolved.and_then(|resolved| at(&resolved.stacks, id)) {
+            return Ok(stack);
+        }
         let shared = tree(service)?;
         let others = self.resolved.iter();
         let elsewhere = others
@@ -159,17 +170,15 @@ impl StreamDictionary {
         shared: &SharedTree,
         tree: &mut impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
     ) -> Result<u32, ResolveError> {
-        let leaf_first: Vec<u32> = self.decoder.frame_ids(id).to_vec();
-        let mut path = Vec::with_capacity(leaf_first.len());
-        for frame in leaf_first.into_iter().rev() {
-            let known = self
-                .resolved
-                .get(&service)
-                .and_then(|resolved| at(&resolved.frames, frame));
-            path.push(match known {
-                Some(frame) => frame,
-                None => self.frame(service, frame, shared, tree)?,
-            });
+        let leaf_first = self.decoder.frame_ids(id);
+        let mut path = leaf_first.ok_or(ResolveError::Unknown(id))?.to_vec();
+        path.reverse();
+        for frame in &mut path {
+            let resolved = self.resolved.get(&service);
+            *frame = match resolved.and_then(|resolved| at(&resolved.frames, *frame)) {
+                Some(known) => known,
+                None => self.frame(service, *frame, shared, tree)?,
+            };
         }
         Ok(trees::write(shared).intern_path(&path))
     }
@@ -249,11 +258,11 @@ mod tests {
         let tree = |ServiceId(id): ServiceId| Ok(Arc::clone(&trees[id as usize]));
         let body = encoder.encode(&[profile(&[&["main", "a"], &["main", "b"], &[]])]);
         dictionary.decoder.apply(body.unwrap()).unwrap();
-        let before = dictionary.decoder.bytes();
+        let before = dictionary.decoder.memory_bytes();
         let first = dictionary.stacks(ServiceId(1), &[0, 1, 2], tree).unwrap();
         assert_eq!(names(&trees[1], first[0]), ["main", "a"]);
         assert_eq!(names(&trees[1], first[2]), [""; 0]);
-        assert!(dictionary.decoder.bytes() < before);
+        assert!(dictionary.decoder.memory_bytes() < before);
         // A known frame in a new stack, and a known stack, of another service.
         let body = encoder.encode(&[profile(&[&["main", "b", "a"]])]).unwrap();
         dictionary.decoder.apply(body).unwrap();

@@ -6,14 +6,14 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use prost::Message;
 use proto::codec;
-use proto::dictionary::{WireWindow, WireWindowError};
+use proto::dictionary::{StringPool, WireWindow, WireWindowError};
 use proto::limits;
 use proto::pb::tepui as pb;
 use proto::pb::tepui::ingest_server::Ingest;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
-use super::resolve::{SharedDictionary, lock};
+use super::resolve::{SharedDictionary, StreamDictionary, lock};
 use super::writer::{Outcome, Submission};
 use crate::agents::Agents;
 use crate::auth::Principal;
@@ -54,6 +54,7 @@ pub struct IngestService {
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
     dictionaries_bytes: Arc<AtomicUsize>,
+    texts: Arc<StringPool>,
     room: Arc<Semaphore>,
     unpacking: Arc<Semaphore>,
     limits: Limits,
@@ -63,7 +64,7 @@ pub struct IngestService {
 /// What all streams together may take.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of dictionaries; beyond it a stream that wants to grow must begin
+    /// Bytes of dictionaries with their texts; beyond it a stream that wants to grow must begin
     /// anew.
     pub dictionaries: usize,
     /// Bytes of windows that wait for the writer; more wait a little, and are
@@ -97,6 +98,7 @@ impl IngestService {
             metrics,
             agents,
             dictionaries_bytes: Arc::default(),
+            texts: Arc::default(),
             room: Arc::new(Semaphore::new(
                 usize::try_from(limits.waiting_kib()).unwrap_or(usize::MAX >> 4),
             )),
@@ -115,6 +117,8 @@ struct Push {
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
     dictionaries_bytes: Arc<AtomicUsize>,
+    /// Texts of all streams.
+    texts: Arc<StringPool>,
     /// This stream's share of `dictionaries_bytes`.
     counted_bytes: usize,
     tenant: Arc<str>,
@@ -159,6 +163,12 @@ impl Drop for Push {
             self.agents.gone(instance, self.clock.now());
         }
     }
+}
+
+/// The dictionary of a stream that has said nothing.
+fn dictionary_of(texts: &Arc<StringPool>) -> SharedDictionary {
+    let dictionary = StreamDictionary::sharing(Arc::clone(texts));
+    Arc::new(Mutex::new(dictionary))
 }
 
 fn refused(code: pb::RefusalCode, message: impl Into<String>, retry: Option<Duration>) -> Outcome {
@@ -418,7 +428,7 @@ impl Push {
     ) -> Result<Vec<Result<WireWindow, WireWindowError>>, (pb::RefusalCode, String)> {
         if body.reset {
             // Batches that wait for the writer keep the dictionary they came with.
-            self.dictionary = SharedDictionary::default();
+            self.dictionary = dictionary_of(&self.texts);
         }
         let mut dictionary = lock(&self.dictionary);
         let windows = dictionary
@@ -428,8 +438,11 @@ impl Push {
         let bytes = dictionary.bytes();
         let before = std::mem::replace(&mut self.counted_bytes, bytes);
         self.dictionaries_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let others = self.dictionaries_bytes.fetch_sub(before, Ordering::Relaxed);
-        if others.saturating_sub(before) > self.limits.dictionaries && bytes > before {
+        let all = self.dictionaries_bytes.fetch_sub(before, Ordering::Relaxed);
+        let all = all
+            .saturating_sub(before)
+            .saturating_add(self.texts.bytes());
+        if all > self.limits.dictionaries && bytes > before {
             let message = "dictionaries of all streams take too much memory";
             return Err((pb::RefusalCode::DictionaryReset, message.to_owned()));
         }
@@ -498,7 +511,8 @@ impl Ingest for IngestService {
             dictionaries_bytes: Arc::clone(&self.dictionaries_bytes),
             counted_bytes: 0,
             tenant,
-            dictionary: SharedDictionary::default(),
+            dictionary: dictionary_of(&self.texts),
+            texts: Arc::clone(&self.texts),
             waiting: VecDeque::new(),
             greeted: None,
             is_import: false,

@@ -26,6 +26,7 @@ use tracing::{error, warn};
 
 use super::coarse::{Coarse, CoarseError};
 use super::dedupe::{self, Verdict};
+use super::gather::Gather;
 use super::resolve::{ResolveError, SharedDictionary, lock};
 use crate::directory::{Additions, Directory};
 use crate::dirty::Dirty;
@@ -133,6 +134,7 @@ pub struct Writer {
     live: FxHashMap<ServiceId, (UnixNanos, usize)>,
     /// What is known to be stored of the last days' activity.
     active: FxHashSet<Active>,
+    gather: Gather,
 }
 
 /// What a group has prepared and not written yet.
@@ -324,6 +326,7 @@ impl Writer {
             forgotten: UnixNanos::default(),
             live: FxHashMap::default(),
             active: FxHashSet::default(),
+            gather: Gather::default(),
             writers: catalog.writers.into_iter().collect(),
             store,
             trees,
@@ -644,7 +647,7 @@ impl Writer {
         let span_ns = u64::try_from(window.window.duration().as_nanos()).unwrap_or(u64::MAX);
         for (column, ptype) in window.columns.iter().zip(types) {
             let observed_ns = window.facts.observed_in(&window.window);
-            let value = value(column, &stacks, span_ns, observed_ns);
+            let value = value(column, &stacks, span_ns, observed_ns, &mut self.gather);
             self.put(key(ptype), &window.labels, value, pending)?;
         }
         let is_cpu = |column: &Column| column.profile_type.sample() == ProfileType::cpu().sample();
@@ -877,7 +880,13 @@ impl Writer {
 
 /// The stored value of a column. A gauge is kept times the seconds it stands
 /// for, so that it adds over time like any count.
-fn value(column: &Column, stacks: &[u32], span_ns: u64, observed_ns: u64) -> Value {
+fn value(
+    column: &Column,
+    stacks: &[u32],
+    span_ns: u64,
+    observed_ns: u64,
+    gather: &mut Gather,
+) -> Value {
     let (factor, observed_ns) = match column.temporality {
         Temporality::Delta => (1, observed_ns),
         Temporality::Gauge => {
@@ -887,19 +896,9 @@ fn value(column: &Column, stacks: &[u32], span_ns: u64, observed_ns: u64) -> Val
         }
     };
     let pairs = stacks.iter().zip(&column.values);
-    let mut entries: Vec<(u32, i128)> = pairs
-        .map(|(&stack, &value)| (stack, i128::from(value).saturating_mul(factor)))
-        .collect();
-    entries.sort_unstable_by_key(|(stack, _)| *stack);
     // Several stacks of the wire may be one of the tree.
-    entries.dedup_by(|next, kept| {
-        let same = next.0 == kept.0;
-        if same {
-            kept.1 = kept.1.saturating_add(next.1);
-        }
-        same
-    });
-    entries.retain(|(_, sum)| *sum != 0);
+    let entries = gather
+        .by_id(pairs.map(|(&stack, &value)| (stack, i128::from(value).saturating_mul(factor))));
     Value {
         span_ns,
         segments: vec![Segment {

@@ -1,7 +1,16 @@
 //! Variable-length numbers and bounded reading, shared by every stored row.
 
 /// Appends `value` in groups of seven bits, lowest first.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u128) {
+#[inline]
+pub(super) fn put_varint(out: &mut Vec<u8>, value: u128) {
+    match u64::try_from(value) {
+        // Nearly every stored number is one.
+        Ok(short @ 0..0x80) => out.push(short.to_le_bytes()[0]),
+        Ok(_) | Err(_) => put_long_varint(out, value),
+    }
+}
+
+fn put_long_varint(out: &mut Vec<u8>, mut value: u128) {
     while value >= 0x80 {
         out.push(low_byte(value) | 0x80);
         value >>= 7;

@@ -5,10 +5,12 @@
 //! leaf node. What is longer than the durable length was not written yet and
 //! can be taken back.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use proto::stack::Frame;
 use rustc_hash::FxHashMap;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::rows::{self, FrameRow, Row};
 use super::{Epoch, ServiceId};
@@ -41,11 +43,10 @@ pub struct ServiceTree {
     string_ids: FxHashMap<Arc<str>, u32>,
     frame_ids: FxHashMap<FrameRow, u32>,
     node_ids: FxHashMap<(u32, u32), u32>,
-    /// The last stack of each hash of a path; equal hashes are told apart by the
-    /// paths, see [`ServiceTree::intern_path`].
-    path_ids: FxHashMap<u64, u32>,
-    /// Stack of each leaf node that `path_ids` does not lead to.
-    shadowed: FxHashMap<u32, u32>,
+    /// The stack of each hash of a path, see [`ServiceTree::hash_of`].
+    path_ids: FxHashMap<PathHash, u32>,
+    /// Makes hashes of paths unforeseeable.
+    seed: u64,
     string_bytes: usize,
     durable: Lengths,
     roll_backs: u64,
@@ -55,13 +56,8 @@ fn id(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// Hash of a path of frames, root first. Never stored.
-fn hash_of(root_first: impl Iterator<Item = u32>) -> u64 {
-    root_first.fold(0, |hash: u64, frame| {
-        let mixed = hash.rotate_left(5) ^ (u64::from(frame) + 1);
-        mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    })
-}
+/// 128 bits that stand for a path of frames. Never stored.
+type PathHash = (u64, u64);
 
 fn at<T>(table: &[T], id: u32) -> Option<&T> {
     table.get(usize::try_from(id).ok()?)
@@ -82,7 +78,7 @@ impl ServiceTree {
             frame_ids: FxHashMap::default(),
             node_ids: FxHashMap::default(),
             path_ids: FxHashMap::default(),
-            shadowed: FxHashMap::default(),
+            seed: RandomState::new().hash_one(service.0),
             string_bytes: 0,
             durable: Lengths {
                 nodes: 1,
@@ -119,7 +115,7 @@ impl ServiceTree {
             + self.strings.len() * 80
             + self.frames.len() * 96
             + self.nodes.len() * 33
-            + self.stacks.len() * 32
+            + self.stacks.len() * 44
     }
 
     /// How many texts it has.
@@ -135,6 +131,11 @@ impl ServiceTree {
     /// The function that a frame runs, as the id of its name.
     pub fn function(&self, frame: u32) -> Option<u32> {
         at(&self.frames, frame).map(|frame| frame.function)
+    }
+
+    /// Per frame: the function that it runs, as the id of its name.
+    pub fn functions(&self) -> Vec<u32> {
+        self.frames.iter().map(|frame| frame.function).collect()
     }
 
     /// Per node: whether no node above it runs its function.
@@ -275,11 +276,9 @@ impl ServiceTree {
     /// The stack id of these ids of [`ServiceTree::intern_frame`], root first;
     /// added when it is new.
     pub fn intern_path(&mut self, root_first: &[u32]) -> u32 {
-        let hash = hash_of(root_first.iter().copied());
+        let hash = self.hash_of(root_first);
         // Most stacks are known: one look instead of one for each frame.
-        if let Some(&stack) = self.path_ids.get(&hash)
-            && self.is_path(stack, root_first)
-        {
+        if let Some(&stack) = self.path_ids.get(&hash) {
             return stack;
         }
         let mut node = 0;
@@ -293,39 +292,26 @@ impl ServiceTree {
                 self.nodes.push(key);
             }
         }
-        if let Some(&stack) = self.shadowed.get(&node) {
-            return stack;
-        }
         let stack = id(self.stacks.len());
-        self.add_stack(node, hash);
+        self.stacks.push(node);
+        self.path_ids.insert(hash, stack);
         stack
     }
 
-    /// Adds a stack that is not there, of this leaf and hash.
-    fn add_stack(&mut self, leaf: u32, hash: u64) {
-        let stack = id(self.stacks.len());
-        self.stacks.push(leaf);
-        if let Some(other) = self.path_ids.insert(hash, stack)
-            && let Some(other_leaf) = self.leaf(other)
-        {
-            self.shadowed.insert(other_leaf, other);
-        }
-    }
-
-    /// Whether the path of `stack` is `root_first`.
-    fn is_path(&self, stack: u32, root_first: &[u32]) -> bool {
-        let mut node = self.leaf(stack).unwrap_or(0);
-        for &frame in root_first.iter().rev() {
-            match at(&self.nodes, node) {
-                Some(&(parent, held)) if node != 0 && held == frame => node = parent,
-                _ => return false,
-            }
-        }
-        node == 0
+    /// Hash of a path of frames, root first. Two paths of a tree have the same one
+    /// with a probability of 2^-128, which is taken for never.
+    fn hash_of(&self, root_first: &[u32]) -> PathHash {
+        let bytes: Vec<u8> = root_first.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let hash = xxh3_128_with_seed(&bytes, self.seed);
+        let [low, high] = [hash, hash >> 64].map(|half| half & u128::from(u64::MAX));
+        (
+            u64::try_from(low).unwrap_or_default(),
+            u64::try_from(high).unwrap_or_default(),
+        )
     }
 
     /// Hash of the path to node `leaf`.
-    fn path_hash(&self, leaf: u32) -> u64 {
+    fn path_hash(&self, leaf: u32) -> PathHash {
         let mut path = Vec::new();
         let mut node = leaf;
         while node != 0
@@ -334,7 +320,8 @@ impl ServiceTree {
             path.push(frame);
             node = parent;
         }
-        hash_of(path.into_iter().rev())
+        path.reverse();
+        self.hash_of(&path)
     }
 
     /// Whether everything was written.
@@ -404,14 +391,7 @@ impl ServiceTree {
         let voided: Vec<u32> = self.stacks.get(durable.stacks..).unwrap_or(&[]).to_vec();
         self.stacks.truncate(durable.stacks);
         for leaf in voided {
-            self.shadowed.remove(&leaf);
-            // A stack that was shadowed stays shadowed: it is found all the same.
-            let hash = self.path_hash(leaf);
-            if let Some(&stack) = self.path_ids.get(&hash)
-                && at(&self.stacks, stack).is_none()
-            {
-                self.path_ids.remove(&hash);
-            }
+            self.path_ids.remove(&self.path_hash(leaf));
         }
         for key in self.nodes.drain(durable.nodes..) {
             self.node_ids.remove(&key);
@@ -478,8 +458,9 @@ impl ServiceTree {
             rows::STACK_ROW => {
                 let leaf: u32 = reader.number()?;
                 at(&self.nodes, leaf)?;
-                let hash = self.path_hash(leaf);
-                self.add_stack(leaf, hash);
+                let stack = id(self.stacks.len());
+                self.path_ids.insert(self.path_hash(leaf), stack);
+                self.stacks.push(leaf);
             }
             _ => return None,
         }
