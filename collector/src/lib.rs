@@ -43,3 +43,9 @@ pub mod top;
 pub mod tree;
 pub mod watch;
 pub mod web;
+
+/// Batches are unpacked on one thread and freed on another, windows of all sizes
+/// live for seconds: the allocator of the C library spends much time on it and
+/// gives little memory back. The engine's memory comes from it too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

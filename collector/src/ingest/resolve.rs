@@ -4,6 +4,7 @@
 //! tree has the rest. When a second service of the stream uses it, it is read
 //! back from the tree of the first.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::dictionary::{Decoder, StringPool};
@@ -16,6 +17,31 @@ use crate::store::{ServiceId, StoreError};
 /// Most services of one stream.
 const MAX_SERVICES: usize = 16;
 
+/// What the dictionaries of all streams share.
+#[derive(Debug, Default)]
+pub struct Dictionaries {
+    texts: Arc<StringPool>,
+    /// What the dictionaries take, their texts apart.
+    counted: AtomicUsize,
+}
+
+impl Dictionaries {
+    /// The dictionary of a stream that has said nothing.
+    pub fn begin(self: &Arc<Self>) -> SharedDictionary {
+        let mut dictionary = StreamDictionary::default();
+        dictionary.decoder = Decoder::sharing(Arc::clone(&self.texts));
+        dictionary.all = Arc::clone(self);
+        Arc::new(Mutex::new(dictionary))
+    }
+
+    /// About how many bytes all of them take, also those of streams that have
+    /// begun anew while batches that came before still wait.
+    pub fn bytes(&self) -> usize {
+        let counted = self.counted.load(Ordering::Relaxed);
+        counted.saturating_add(self.texts.bytes())
+    }
+}
+
 /// The receiving end of one stream's dictionary.
 #[derive(Debug, Default)]
 pub struct StreamDictionary {
@@ -25,6 +51,15 @@ pub struct StreamDictionary {
     resolved: FxHashMap<ServiceId, Resolved>,
     /// Ids may be void: the stream must begin anew.
     is_void: bool,
+    all: Arc<Dictionaries>,
+    /// Its share of what `all` counts.
+    counted: usize,
+}
+
+impl Drop for StreamDictionary {
+    fn drop(&mut self) {
+        self.all.counted.fetch_sub(self.counted, Ordering::Relaxed);
+    }
 }
 
 /// A stream's dictionary, shared between its door and the writer.
@@ -72,26 +107,21 @@ fn set(table: &mut [u32], id: u32, value: u32) {
 }
 
 impl StreamDictionary {
-    /// Returns the dictionary of a stream that has received nothing, whose texts
-    /// are those of `pool`.
-    pub fn sharing(pool: Arc<StringPool>) -> Self {
-        Self {
-            decoder: Decoder::sharing(pool),
-            ..Self::default()
-        }
-    }
-
     /// Whether the stream must begin anew.
     pub(super) fn is_void(&self) -> bool {
         self.is_void
     }
 
-    /// About how many bytes it takes, the texts of its pool apart.
-    pub(super) fn bytes(&self) -> usize {
+    /// Counts anew what it takes, the texts of the pool apart, and returns it.
+    pub(super) fn recount(&mut self) -> usize {
         let ids = self.resolved.values();
         let ids = ids.map(|resolved| resolved.frames.capacity() + resolved.stacks.capacity());
         let ids = ids.sum::<usize>().saturating_mul(size_of::<u32>());
-        self.decoder.memory_bytes().saturating_add(ids)
+        let bytes = self.decoder.memory_bytes().saturating_add(ids);
+        let before = std::mem::replace(&mut self.counted, bytes);
+        self.all.counted.fetch_add(bytes, Ordering::Relaxed);
+        self.all.counted.fetch_sub(before, Ordering::Relaxed);
+        bytes
     }
 
     /// What the stream was given is not stored after all.
@@ -120,10 +150,15 @@ impl StreamDictionary {
             let known = resolved.stacks.get(index);
             out.push(*known.ok_or(ResolveError::Unknown(id))?);
         }
+        let mut is_new = false;
         for (found, &id) in out.iter_mut().zip(wire) {
             if *found == UNKNOWN {
                 *found = self.stack(service, id, &mut tree)?;
+                is_new = true;
             }
+        }
+        if is_new {
+            self.recount();
         }
         Ok(out)
     }

@@ -6,14 +6,14 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use prost::Message;
 use proto::codec;
-use proto::dictionary::{StringPool, WireWindow, WireWindowError};
+use proto::dictionary::{WireWindow, WireWindowError};
 use proto::limits;
 use proto::pb::tepui as pb;
 use proto::pb::tepui::ingest_server::Ingest;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
-use super::resolve::{SharedDictionary, StreamDictionary, lock};
+use super::resolve::{Dictionaries, SharedDictionary, lock};
 use super::writer::{Outcome, Submission};
 use crate::agents::Agents;
 use crate::auth::Principal;
@@ -36,6 +36,8 @@ const MAX_IN_FLIGHT: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes up to which a body is unpacked where it arrived.
 const SMALL_BODY: u64 = 128 << 10;
+/// What an entry of a dictionary takes beside what is in it.
+const ENTRY_BYTES: usize = 64;
 /// What a sender waits when the disk is full.
 const DISK_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Batches that are unpacked at once.
@@ -53,8 +55,7 @@ pub struct IngestService {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
-    dictionaries_bytes: Arc<AtomicUsize>,
-    texts: Arc<StringPool>,
+    dictionaries: Arc<Dictionaries>,
     room: Arc<Semaphore>,
     unpacking: Arc<Semaphore>,
     limits: Limits,
@@ -97,8 +98,7 @@ impl IngestService {
             clock,
             metrics,
             agents,
-            dictionaries_bytes: Arc::default(),
-            texts: Arc::default(),
+            dictionaries: Arc::default(),
             room: Arc::new(Semaphore::new(
                 usize::try_from(limits.waiting_kib()).unwrap_or(usize::MAX >> 4),
             )),
@@ -116,11 +116,7 @@ struct Push {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
-    dictionaries_bytes: Arc<AtomicUsize>,
-    /// Texts of all streams.
-    texts: Arc<StringPool>,
-    /// This stream's share of `dictionaries_bytes`.
-    counted_bytes: usize,
+    dictionaries: Arc<Dictionaries>,
     tenant: Arc<str>,
     dictionary: SharedDictionary,
     waiting: VecDeque<Waiting>,
@@ -156,19 +152,11 @@ enum Owed {
 
 impl Drop for Push {
     fn drop(&mut self) {
-        self.dictionaries_bytes
-            .fetch_sub(self.counted_bytes, Ordering::Relaxed);
         self.metrics.ingest_streams.sub(1);
         if let Some(instance) = &self.greeted {
             self.agents.gone(instance, self.clock.now());
         }
     }
-}
-
-/// The dictionary of a stream that has said nothing.
-fn dictionary_of(texts: &Arc<StringPool>) -> SharedDictionary {
-    let dictionary = StreamDictionary::sharing(Arc::clone(texts));
-    Arc::new(Mutex::new(dictionary))
 }
 
 fn refused(code: pb::RefusalCode, message: impl Into<String>, retry: Option<Duration>) -> Outcome {
@@ -270,10 +258,7 @@ impl Push {
         let owed = async {
             match self.waiting.front_mut().map(|owed| &mut owed.outcome) {
                 Some(Owed::Now(outcome)) => outcome.clone(),
-                Some(Owed::Later(receiver)) => receiver.await.unwrap_or_else(|_| {
-                    let code = pb::RefusalCode::Unavailable;
-                    refused(code, "the collector is stopping", Some(RETRY_AFTER))
-                }),
+                Some(Owed::Later(receiver)) => receiver.await.unwrap_or_else(|_| stopping()),
                 None => std::future::pending().await,
             }
         };
@@ -371,8 +356,20 @@ impl Push {
                 }
             }
         };
-        let applied = decoded.and_then(|body| self.apply(body));
-        let windows = match (instance, applied) {
+        let body = match decoded {
+            Ok(body) => body,
+            Err((code, message)) => return self.give_up(code, message),
+        };
+        let kib = size_kib(&body).min(self.limits.waiting_kib());
+        // While it waits this stream is not read, which its agent feels; the place
+        // is kept, so that few unpacked batches wait at a time.
+        let room = Arc::clone(&self.room).acquire_many_owned(kib);
+        let room = match tokio::time::timeout(PATIENCE, room).await {
+            Ok(Ok(room)) => Some(room),
+            _ => None,
+        };
+        // Its entries count, whatever becomes of its windows.
+        let windows = match (instance, self.apply(body).await) {
             (Ok(_), Ok(windows)) if sequence > 0 => windows,
             (_, Ok(_)) => {
                 let message = "instance must be 16 bytes and sequence at least 1";
@@ -383,13 +380,9 @@ impl Push {
         if self.limits.disk.load(Ordering::Relaxed) {
             return self.overloaded("the disk is full", DISK_RETRY_AFTER);
         }
-        let kib = size_kib(&windows).min(self.limits.waiting_kib());
-        // While it waits this stream is not read, which its agent feels; the place
-        // is kept, so that few unpacked batches wait at a time.
-        let room = Arc::clone(&self.room).acquire_many_owned(kib);
-        let Ok(Ok(room)) = tokio::time::timeout(PATIENCE, room).await else {
+        if room.is_none() {
             return self.overloaded("waiting windows take too much memory", RETRY_AFTER);
-        };
+        }
         drop(place);
         let (reply, outcome) = oneshot::channel();
         let submission = Submission {
@@ -399,7 +392,7 @@ impl Push {
             is_import: self.is_import,
             windows,
             dictionary: Arc::clone(&self.dictionary),
-            room: Some(room),
+            room,
             reply,
         };
         match tokio::time::timeout(PATIENCE, self.queue.send(submission)).await {
@@ -422,43 +415,72 @@ impl Push {
         Owed::Now(refused(code, message, retry))
     }
 
-    fn apply(
+    /// Adds the entries of a body to the dictionary and returns its windows.
+    async fn apply(
         &mut self,
         body: pb::BatchBody,
     ) -> Result<Vec<Result<WireWindow, WireWindowError>>, (pb::RefusalCode, String)> {
         if body.reset {
             // Batches that wait for the writer keep the dictionary they came with.
-            self.dictionary = dictionary_of(&self.texts);
+            self.dictionary = self.dictionaries.begin();
         }
-        let mut dictionary = lock(&self.dictionary);
-        let windows = dictionary
-            .decoder
-            .apply(body)
-            .map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))?;
-        let bytes = dictionary.bytes();
-        let before = std::mem::replace(&mut self.counted_bytes, bytes);
-        self.dictionaries_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let all = self.dictionaries_bytes.fetch_sub(before, Ordering::Relaxed);
-        let all = all
-            .saturating_sub(before)
-            .saturating_add(self.texts.bytes());
-        if all > self.limits.dictionaries && bytes > before {
-            let message = "dictionaries of all streams take too much memory";
-            return Err((pb::RefusalCode::DictionaryReset, message.to_owned()));
+        let (windows, grew) = {
+            let mut dictionary = lock(&self.dictionary);
+            let before = dictionary.recount();
+            let windows = dictionary
+                .decoder
+                .apply(body)
+                .map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))?;
+            (windows, dictionary.recount() > before)
+        };
+        if grew && self.is_over() {
+            // What trees have by now is forgotten.
+            self.settle().await;
+            lock(&self.dictionary).recount();
+            if self.is_over() {
+                let message = "dictionaries of all streams take too much memory";
+                return Err((pb::RefusalCode::DictionaryReset, message.to_owned()));
+            }
         }
         Ok(windows)
     }
+
+    /// Whether the dictionaries of all streams take more than they may.
+    fn is_over(&self) -> bool {
+        self.dictionaries.bytes() > self.limits.dictionaries
+    }
+
+    /// Waits until the writer is done with what this stream brought.
+    async fn settle(&mut self) {
+        for waiting in &mut self.waiting {
+            if let Owed::Later(outcome) = &mut waiting.outcome {
+                waiting.outcome = Owed::Now(outcome.await.unwrap_or_else(|_| stopping()));
+            }
+        }
+    }
 }
 
-/// About what windows take in memory, at least 1.
-fn size_kib(windows: &[Result<WireWindow, WireWindowError>]) -> u32 {
-    let bytes = windows.iter().flatten().fold(0_usize, |sum, window| {
-        let values = window.columns.iter().map(|column| column.values.len());
-        let values = values.fold(0_usize, usize::saturating_add);
-        sum.saturating_add(window.stacks.len().saturating_mul(4))
-            .saturating_add(values.saturating_mul(8))
+/// The outcome of what waits when the writer is gone.
+fn stopping() -> Outcome {
+    let code = pb::RefusalCode::Unavailable;
+    refused(code, "the collector is stopping", Some(RETRY_AFTER))
+}
+
+/// About what a batch takes in memory while it waits, at least 1.
+fn size_kib(body: &pb::BatchBody) -> u32 {
+    let sum = |bytes: &mut dyn Iterator<Item = usize>| bytes.fold(0, usize::saturating_add);
+    let windows = sum(&mut body.windows.iter().map(|window| {
+        let values = sum(&mut window.columns.iter().map(|column| column.values.len()));
+        window.stacks.len() * 4 + values.saturating_mul(8)
+    }));
+    let entries = body.dictionary.as_ref().map_or(0, |entries| {
+        let strings = sum(&mut entries.strings.iter().map(|text| text.len() + ENTRY_BYTES));
+        let stacks = entries.stacks.iter();
+        let stacks = sum(&mut stacks.map(|stack| stack.frames.len() * 4 + ENTRY_BYTES));
+        let frames = entries.frames.len().saturating_mul(ENTRY_BYTES * 2);
+        strings.saturating_add(stacks).saturating_add(frames)
     });
-    u32::try_from(bytes / 1024)
+    u32::try_from(windows.saturating_add(entries) / 1024)
         .unwrap_or(u32::MAX)
         .saturating_add(1)
 }
@@ -508,11 +530,9 @@ impl Ingest for IngestService {
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
             agents: Arc::clone(&self.agents),
-            dictionaries_bytes: Arc::clone(&self.dictionaries_bytes),
-            counted_bytes: 0,
             tenant,
-            dictionary: dictionary_of(&self.texts),
-            texts: Arc::clone(&self.texts),
+            dictionary: self.dictionaries.begin(),
+            dictionaries: Arc::clone(&self.dictionaries),
             waiting: VecDeque::new(),
             greeted: None,
             is_import: false,
