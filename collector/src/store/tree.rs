@@ -8,7 +8,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use proto::stack::Frame;
+use proto::stack::{Frame, FrameKind};
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
@@ -17,6 +17,10 @@ use super::{Epoch, ServiceId};
 
 /// Node 0 is the root of the tree and has no frame.
 const ROOT_FRAME: u32 = u32::MAX;
+/// What stands for the callees that a full tree has no room for.
+pub const OVERFLOW: &str = "[other]";
+/// Bytes of names for each node that a tree may have.
+const NAME_BYTES: usize = 64;
 
 /// Lengths of the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub struct ServiceTree {
     string_bytes: usize,
     durable: Lengths,
     roll_backs: u64,
+    max_nodes: usize,
+    overflowed: u64,
 }
 
 fn id(length: usize) -> u32 {
@@ -85,7 +91,28 @@ impl ServiceTree {
                 ..Lengths::default()
             },
             roll_backs: 0,
+            max_nodes: usize::MAX,
+            overflowed: 0,
         }
+    }
+
+    /// From now on nothing is added beyond `max_nodes` nodes, or names of
+    /// [`NAME_BYTES`] for each: what a stack has more ends in [`OVERFLOW`] below
+    /// the last node that is kept. Such ends may be an eighth more.
+    #[must_use]
+    pub fn limited(self, max_nodes: usize) -> Self {
+        Self { max_nodes, ..self }
+    }
+
+    /// Whether it takes no new nodes and frames.
+    pub fn is_full(&self) -> bool {
+        self.nodes.len() >= self.max_nodes
+            || self.string_bytes >= self.max_nodes.saturating_mul(NAME_BYTES)
+    }
+
+    /// How many stacks ended in [`OVERFLOW`] since this was asked last.
+    pub fn take_overflowed(&mut self) -> u64 {
+        std::mem::take(&mut self.overflowed)
     }
 
     /// Whose it is.
@@ -246,8 +273,37 @@ impl ServiceTree {
         fresh
     }
 
-    /// The id of `frame`; added when it is new.
+    /// The id of `frame`; added when it is new. A full tree gives that of
+    /// [`OVERFLOW`] for frames that it does not know.
     pub fn intern_frame(&mut self, frame: &Frame) -> u32 {
+        match self.is_full() {
+            true => self
+                .find_frame(frame)
+                .unwrap_or_else(|| self.overflow_frame()),
+            false => self.add_frame(frame),
+        }
+    }
+
+    fn overflow_frame(&mut self) -> u32 {
+        self.add_frame(&Frame::named(FrameKind::Synthetic, OVERFLOW))
+    }
+
+    fn find_frame(&self, frame: &Frame) -> Option<u32> {
+        let string = |text: &Arc<str>| self.string_ids.get(text).copied();
+        let row = FrameRow {
+            kind: frame.kind,
+            function: string(&frame.function)?,
+            system_name: string(&frame.system_name)?,
+            file: string(&frame.file)?,
+            start_line: frame.start_line,
+            line: frame.line,
+            build_id: string(&frame.build_id)?,
+            file_offset: frame.file_offset,
+        };
+        self.frame_ids.get(&row).copied()
+    }
+
+    fn add_frame(&mut self, frame: &Frame) -> u32 {
         let row = FrameRow {
             kind: frame.kind,
             function: self.intern_string(&frame.function),
@@ -281,21 +337,63 @@ impl ServiceTree {
         if let Some(&stack) = self.path_ids.get(&hash) {
             return stack;
         }
-        let mut node = 0;
-        for &frame in root_first {
-            let key = (node, frame);
-            let fresh = id(self.nodes.len());
-            let parent = node;
-            node = *self.node_ids.entry(key).or_insert(fresh);
-            if node == fresh {
-                self.outermost.push(self.is_outermost(parent, frame));
-                self.nodes.push(key);
-            }
-        }
+        let leaf = match self.is_full() {
+            true => match self.known_nodes(root_first) {
+                Ok(leaf) => leaf,
+                Err(kept) => return self.overflow_below(kept),
+            },
+            false => root_first
+                .iter()
+                .fold(0, |node, &frame| self.child(node, frame)),
+        };
+        self.add_stack(leaf, hash)
+    }
+
+    fn add_stack(&mut self, leaf: u32, hash: PathHash) -> u32 {
         let stack = id(self.stacks.len());
-        self.stacks.push(node);
+        self.stacks.push(leaf);
         self.path_ids.insert(hash, stack);
         stack
+    }
+
+    /// The node of `frame` below `parent`; added when it is new.
+    fn child(&mut self, parent: u32, frame: u32) -> u32 {
+        let fresh = id(self.nodes.len());
+        let node = *self.node_ids.entry((parent, frame)).or_insert(fresh);
+        if node == fresh {
+            self.outermost.push(self.is_outermost(parent, frame));
+            self.nodes.push((parent, frame));
+        }
+        node
+    }
+
+    /// The node of a path, or the last one on it that is there.
+    fn known_nodes(&self, root_first: &[u32]) -> Result<u32, u32> {
+        root_first.iter().try_fold(0, |node, &frame| {
+            self.node_ids.get(&(node, frame)).copied().ok_or(node)
+        })
+    }
+
+    /// The stack of [`OVERFLOW`] below `kept`, or below the nearest node above it
+    /// that has one when there are too many.
+    fn overflow_below(&mut self, mut kept: u32) -> u32 {
+        self.overflowed = self.overflowed.saturating_add(1);
+        let frame = self.overflow_frame();
+        if at(&self.nodes, kept).is_some_and(|&(_, own)| own == frame) {
+            kept = self.parent(kept).unwrap_or(0);
+        }
+        let most = self.max_nodes.saturating_add(self.max_nodes / 8);
+        if self.nodes.len() >= most {
+            while kept != 0 && !self.node_ids.contains_key(&(kept, frame)) {
+                kept = self.parent(kept).unwrap_or(0);
+            }
+        }
+        let leaf = self.child(kept, frame);
+        let hash = self.path_hash(leaf);
+        match self.path_ids.get(&hash) {
+            Some(&stack) => stack,
+            None => self.add_stack(leaf, hash),
+        }
     }
 
     /// Hash of a path of frames, root first. Two paths of a tree have the same one
@@ -458,9 +556,7 @@ impl ServiceTree {
             rows::STACK_ROW => {
                 let leaf: u32 = reader.number()?;
                 at(&self.nodes, leaf)?;
-                let stack = id(self.stacks.len());
-                self.path_ids.insert(self.path_hash(leaf), stack);
-                self.stacks.push(leaf);
+                self.add_stack(leaf, self.path_hash(leaf));
             }
             _ => return None,
         }
@@ -472,7 +568,6 @@ impl ServiceTree {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use proto::stack::FrameKind;
 
     fn frames(names: &[&str]) -> Vec<Frame> {
         names
@@ -549,6 +644,47 @@ mod tests {
         ] {
             assert!(tree.load_run(&key, &value).is_err(), "{key:?}");
         }
+    }
+
+    #[test]
+    fn a_full_tree_ends_new_stacks_below_what_it_keeps() {
+        let deep = ["main", "a", "b", "c", "d", "e", "f"];
+        let mut tree = ServiceTree::new(ServiceId(1), Epoch(0)).limited(8);
+        let kept = tree.intern(frames(&deep).iter());
+        assert!(tree.is_full());
+        for (path, expected) in [
+            (&deep[..], &deep[..]),
+            // A node that is there may be a leaf.
+            (&["main", "a"], &["main", "a"]),
+            (&["main", "a", "new"], &["main", "a", OVERFLOW]),
+            (&["main", "a", "other", "deep"], &["main", "a", OVERFLOW]),
+            // There is no room for a second one: the nearest is taken, or the root's.
+            (&["main", "a", "b", "x"], &["main", "a", OVERFLOW]),
+            (&["main", "b"], &[OVERFLOW]),
+            (&["x"], &[OVERFLOW]),
+            (&[], &[]),
+        ] {
+            let stack = tree.intern(frames(path).iter());
+            assert_eq!(names(&tree, stack), expected, "{path:?}");
+            assert_eq!(tree.intern(frames(path).iter()), stack);
+        }
+        assert_eq!(tree.node_count(), 10);
+        assert_eq!(tree.take_overflowed(), 10);
+        assert_eq!(tree.take_overflowed(), 0);
+        assert_eq!(names(&tree, kept), deep);
+        let rows = tree.fresh_rows();
+        assert_eq!(reload(&tree, &rows).nodes, tree.nodes);
+    }
+
+    #[test]
+    fn names_fill_a_tree_too() {
+        let mut tree = ServiceTree::new(ServiceId(1), Epoch(0)).limited(100);
+        let long = "x".repeat(100 * NAME_BYTES);
+        tree.intern(frames(&[long.as_str()]).iter());
+        let strings = tree.string_count();
+        let stack = tree.intern(frames(&["new", "names"]).iter());
+        assert_eq!(names(&tree, stack), [OVERFLOW]);
+        assert_eq!(tree.string_count(), strings);
     }
 
     proptest! {
