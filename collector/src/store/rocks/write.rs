@@ -1,0 +1,87 @@
+//! Writing: a group, all or nothing.
+
+use proto::window::UnixNanos;
+use rocksdb::{WriteBatch, WriteOptions};
+
+use super::{DICTIONARY, RocksStore, STATE, write_error};
+use crate::store::{Active, Change, KeyValue, StoreError, WriteGroup, keys};
+
+pub(super) fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+impl RocksStore {
+    /// Writes `batch` at once and syncs it.
+    pub(in crate::store) fn write_batch(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        self.db.write_opt(batch, &synced()).map_err(write_error)
+    }
+
+    /// Adds the row of a series that was active.
+    pub(in crate::store) fn put_active(
+        &self,
+        batch: &mut WriteBatch,
+        active: &Active,
+    ) -> Result<(), StoreError> {
+        let family = self.family_or_new(&keys::active_family(active.day_s))?;
+        let key = keys::active(active.service, active.ptype, active.day_s, active.series);
+        batch.put_cf(&family, key, []);
+        Ok(())
+    }
+
+    /// Writes a group at once.
+    pub(super) fn write_group(&self, group: &WriteGroup) -> Result<(), StoreError> {
+        let dictionary = self.family(DICTIONARY)?;
+        let mut batch = WriteBatch::default();
+        for (key, value) in &group.dictionary {
+            batch.put_cf(&dictionary, key, value);
+        }
+        for key in &group.forget {
+            batch.delete_cf(&dictionary, key);
+        }
+        for (key, value) in &group.windows {
+            let family = self.family_or_new(&keys::family(key.tier, key.start_s))?;
+            batch.put_cf(&family, keys::encode_window(key), value);
+        }
+        for (key, value) in &group.rows {
+            let family = self.family_or_new(&keys::family(key.tier, key.start_s))?;
+            batch.put_cf(&family, keys::encode_row(key), value);
+        }
+        for active in &group.active {
+            self.put_active(&mut batch, active)?;
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(!group.may_be_lost);
+        self.db.write_opt(batch, &options).map_err(write_error)
+    }
+
+    /// Changes entries of the state, all or nothing.
+    pub(super) fn write_state(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let family = self.family(STATE)?;
+        let mut batch = WriteBatch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.put_cf(&family, key, value),
+                None => batch.delete_cf(&family, key),
+            }
+        }
+        self.db.write_opt(batch, &synced()).map_err(write_error)
+    }
+
+    /// Writes feature rows of the step that starts at `step`; they can be
+    /// computed again, so they are not synced.
+    pub(super) fn put_features(
+        &self,
+        step: UnixNanos,
+        rows: &[KeyValue],
+    ) -> Result<(), StoreError> {
+        let day = u64::try_from(step.seconds()).map_or(0, keys::day);
+        let family = self.family_or_new(&keys::feature_family(day))?;
+        let mut batch = WriteBatch::default();
+        for (key, value) in rows {
+            batch.put_cf(&family, key, value);
+        }
+        self.db.write(batch).map_err(write_error)
+    }
+}
