@@ -39,7 +39,7 @@ pub enum Role {
     Agent,
     /// May ask.
     Reader,
-    /// May do both.
+    /// May do both, and keep the collector: back it up, delete.
     Admin,
 }
 
@@ -58,6 +58,7 @@ enum Access {
     Open,
     Push,
     Read,
+    Administer,
 }
 
 /// Why a token file is not used.
@@ -279,6 +280,8 @@ fn access(path: &str) -> Access {
         Access::Open
     } else if path.starts_with("/tepui.v1.Ingest/") {
         Access::Push
+    } else if path.starts_with("/tepui.v1.Admin/") {
+        Access::Administer
     } else {
         Access::Read
     }
@@ -288,7 +291,8 @@ fn may(role: Role, access: Access) -> bool {
     match (role, access) {
         (_, Access::Open) | (Role::Admin, _) => true,
         (Role::Agent, Access::Push) | (Role::Reader, Access::Read) => true,
-        (Role::Agent, Access::Read) | (Role::Reader, Access::Push) => false,
+        (Role::Agent, Access::Read | Access::Administer)
+        | (Role::Reader, Access::Push | Access::Administer) => false,
     }
 }
 
@@ -328,6 +332,10 @@ async fn check(State(door): State<Door>, mut request: Request, next: Next) -> Re
             Access::Push => ApiError::new(
                 Kind::Forbidden,
                 "this token may not push; use one with the role agent or admin",
+            ),
+            Access::Administer => ApiError::new(
+                Kind::Forbidden,
+                "this token may not administer; use one with the role admin",
             ),
             Access::Read | Access::Open => ApiError::new(
                 Kind::Forbidden,
@@ -447,7 +455,7 @@ mod tests {
     fn without_a_file_everybody_is_anonymous_and_may_do_all() {
         let principal = Authenticator::anonymous().principal(None).unwrap();
         assert_eq!(principal.tenant, "anonymous");
-        for access in [Access::Open, Access::Push, Access::Read] {
+        for access in [Access::Open, Access::Push, Access::Read, Access::Administer] {
             assert!(may(principal.role, access));
         }
     }
@@ -461,13 +469,20 @@ mod tests {
             ("/ready/", Access::Read),
             ("/tepui.v1.Ingest/Push", Access::Push),
             ("/tepui.v1.Query/Profile", Access::Read),
+            ("/tepui.v1.Admin/Backup", Access::Administer),
             ("/metrics", Access::Read),
             ("/", Access::Read),
         ] {
             assert_eq!(access(path), expected, "{path}");
         }
-        assert!(!may(Role::Agent, Access::Read));
-        assert!(!may(Role::Reader, Access::Push));
+        for (role, expected) in [
+            (Role::Agent, [true, true, false, false]),
+            (Role::Reader, [true, false, true, false]),
+            (Role::Admin, [true, true, true, true]),
+        ] {
+            let all = [Access::Open, Access::Push, Access::Read, Access::Administer];
+            assert_eq!(all.map(|access| may(role, access)), expected, "{role:?}");
+        }
     }
 
     #[test]

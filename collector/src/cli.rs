@@ -1,16 +1,18 @@
 //! The command line: one file per verb.
 //!
-//! `serve` runs a collector. The other verbs are clients: they ask a running
-//! one over gRPC and never open its folder. Answers go to stdout, talk and
+//! `serve` runs a collector, `restore` makes the folder of one. The other verbs
+//! are clients: they ask a running one over gRPC and never open its folder. Answers go to stdout, talk and
 //! errors to stderr; a terminal gets colours and widths, a pipe plain text.
 
 pub mod anomalies;
+pub mod backup;
 pub mod client;
 pub mod diff;
 pub mod import;
 pub mod labels;
 pub mod output;
 pub mod query;
+pub mod restore;
 pub mod serve;
 pub mod services;
 pub mod status;
@@ -57,6 +59,10 @@ enum Verb {
     Import(import::Args),
     /// Show the state of the collector and its agents
     Status(status::Args),
+    /// Copy everything a running collector holds, on its own machine
+    Backup(backup::Args),
+    /// Make a collector's folder from a backup
+    Restore(restore::Args),
 }
 
 /// Why a verb failed; decides the exit code.
@@ -113,5 +119,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Labels(args) => labels::run(args).await,
         Verb::Anomalies(args) => anomalies::run(args, clock.as_ref()).await,
         Verb::Status(args) => status::run(args, now).await,
+        Verb::Backup(args) => backup::run(args).await,
+        Verb::Restore(args) => restore::run(args).await,
     }
 }

@@ -88,6 +88,9 @@ pub struct StoreConfig {
     pub max_memory_bytes: u64,
     /// Ceiling of the folder's size; 0 for none. The oldest windows go first.
     pub max_disk_bytes: u64,
+    /// Folder of backups; empty for one beside the folder of the store, see
+    /// [`Config::backup_folder`].
+    pub backup_folder: PathBuf,
 }
 
 /// When a finding becomes an alert.
@@ -151,6 +154,7 @@ impl Default for StoreConfig {
             group_by: ["version", "zone", "node"].map(str::to_owned).to_vec(),
             max_memory_bytes: 512 << 20,
             max_disk_bytes: 0,
+            backup_folder: PathBuf::new(),
         }
     }
 }
@@ -298,6 +302,19 @@ impl Config {
         (!file.as_os_str().is_empty()).then_some(file)
     }
 
+    /// Where backups are put: `store.backup_folder`, or the folder beside the
+    /// store's whose name ends in `-backups`.
+    pub fn backup_folder(&self) -> PathBuf {
+        if !self.store.backup_folder.as_os_str().is_empty() {
+            return self.store.backup_folder.clone();
+        }
+        // Without a slash at the end.
+        let data: PathBuf = self.data.components().collect();
+        let mut folder = data.into_os_string();
+        folder.push("-backups");
+        PathBuf::from(folder)
+    }
+
     /// Certificate and key files, if there are any.
     pub fn tls_files(&self) -> Option<(&Path, &Path)> {
         let (cert, key) = (&self.tls.cert_file, &self.tls.key_file);
@@ -335,7 +352,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let listen = self.listen_address()?;
         let detect = &self.detect;
-        let rules: [(&'static str, String, bool, &'static str); 14] = [
+        let rules: [(&'static str, String, bool, &'static str); 15] = [
             (
                 "data",
                 self.data.display().to_string(),
@@ -392,6 +409,12 @@ impl Config {
                 self.store.max_disk_bytes.to_string(),
                 self.store.max_disk_bytes == 0 || self.store.max_disk_bytes >= MIN_DISK_BYTES,
                 "it must be 0, or at least 1073741824",
+            ),
+            (
+                "store.backup_folder",
+                self.store.backup_folder.display().to_string(),
+                !self.store.backup_folder.starts_with(&self.data),
+                "it must lie outside of the folder data",
             ),
             (
                 "detect.step",
@@ -498,6 +521,7 @@ mod tests {
             "group_by",
             "max_memory_bytes",
             "max_disk_bytes",
+            "backup_folder",
             "step",
             "for",
             "keep",
@@ -554,6 +578,11 @@ mod tests {
                 "store.max_memory_bytes",
             ),
             ("[store]\nmax_disk_bytes = 1", None, "store.max_disk_bytes"),
+            (
+                "data = \"/d\"\n[store]\nbackup_folder = \"/d/b\"",
+                None,
+                "store.backup_folder",
+            ),
             ("[detect]\nstep = \"7s\"", None, "detect.step"),
             ("[detect]\nstep = \"0s\"", None, "detect.step"),
             ("[detect]\nfor = \"10s\"", None, "detect.for"),
@@ -599,6 +628,22 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn backups_lie_beside_the_store_unless_told() {
+        for (data, told, expected) in [
+            ("tepui-data", "", "tepui-data-backups"),
+            ("/var/lib/tepui/", "", "/var/lib/tepui-backups"),
+            ("/var/lib/tepui", "/backups", "/backups"),
+        ] {
+            let mut config = Config {
+                data: PathBuf::from(data),
+                ..Config::default()
+            };
+            config.store.backup_folder = PathBuf::from(told);
+            assert_eq!(config.backup_folder(), Path::new(expected), "{data} {told}");
         }
     }
 

@@ -7,10 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod agents;
 pub mod alert;
 pub mod answer;
 pub mod auth;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod detect;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use agent::{EmbedConfig, Profiling};
 use proto::limits::MAX_MESSAGE_BYTES;
+use proto::pb::tepui::admin_server::AdminServer;
 use proto::pb::tepui::ingest_server::IngestServer;
 use proto::pb::tepui::query_server::QueryServer;
 use proto::status::chain;
@@ -23,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::{error, info, warn};
 
+use crate::admin::AdminService;
 use crate::agents::Agents;
 use crate::alert::{Alerts, Settings as AlertSettings};
 use crate::auth::{Authenticator, TokenFileError};
+use crate::backup::Backups;
 use crate::config::{Config, ConfigError};
 use crate::detect::catalogue::{Catalogue, CatalogueError};
 use crate::detect::spin::{SpinDetector, SpinSettings};
@@ -328,7 +331,12 @@ pub async fn start(
         },
         stop_parts.clone(),
     );
-    let router = router(app.clone(), routes(ingest, app).await, authenticator);
+    let admin = AdminService::new(Backups::new(
+        Arc::clone(&kept_store),
+        config.backup_folder(),
+    ));
+    let routes = routes(ingest, app.clone(), admin).await;
+    let router = router(app, routes, authenticator);
     let mut port = JoinSet::new();
     port.spawn(listen::serve(
         listener,
@@ -359,7 +367,7 @@ pub async fn start(
 }
 
 /// The gRPC services of the port.
-async fn routes(ingest: IngestService, app: App) -> Routes {
+async fn routes(ingest: IngestService, app: App, admin: AdminService) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     let ingest = IngestServer::new(ingest)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -369,6 +377,7 @@ async fn routes(ingest: IngestService, app: App) -> Routes {
     health.set_serving::<QueryServer<QueryService>>().await;
     Routes::new(ingest)
         .add_service(query)
+        .add_service(AdminServer::new(admin))
         .add_service(health_service)
 }
 

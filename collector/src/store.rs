@@ -6,7 +6,7 @@
 //! the dictionary, list series, drop what is old.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proto::labels::LabelSet;
 use proto::profile::Facts;
@@ -356,6 +356,14 @@ pub trait Store: StateStore {
     ///
     /// [`StoreError::Write`] when the engine fails.
     fn compact(&self) -> Result<(), StoreError>;
+
+    /// Puts a copy of everything that is stored at this moment into `folder`,
+    /// which must not be there; the store goes on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`] when the engine fails; `folder` is not there then.
+    fn backup(&self, folder: &Path) -> Result<(), StoreError>;
 
     /// What the store occupies.
     fn usage(&self) -> Usage;

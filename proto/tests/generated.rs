@@ -12,6 +12,7 @@ fn generated_code_is_current() {
     // protox compiles the schema in Rust, so nobody needs a `protoc`.
     let descriptors = protox::compile(
         [
+            "tepui/v1/admin.proto",
             "tepui/v1/ingest.proto",
             "tepui/v1/query.proto",
             "perftools/profiles.proto",

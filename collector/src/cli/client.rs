@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use proto::pb::tepui::admin_client::AdminClient;
 use proto::pb::tepui::ingest_client::IngestClient;
 use proto::pb::tepui::query_client::QueryClient;
 use proto::status::chain;
@@ -17,6 +18,8 @@ use super::CliError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long work of operators may take, such as a copy to another disk.
+pub const WORK_TIMEOUT: Duration = Duration::from_secs(6 * 3_600);
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
@@ -55,6 +58,8 @@ impl Interceptor for Bearer {
 pub struct Client {
     /// The calls.
     pub query: QueryClient<InterceptedService<Channel, Bearer>>,
+    /// The calls of operators.
+    pub admin: AdminClient<InterceptedService<Channel, Bearer>>,
     /// The call that brings windows.
     pub ingest: IngestClient<InterceptedService<Channel, Bearer>>,
     server: String,
@@ -68,6 +73,15 @@ impl ClientArgs {
     /// [`CliError`] if a file cannot be read, the URL is none, or nobody
     /// answers there.
     pub async fn connect(&self) -> Result<Client, CliError> {
+        self.connect_for(ANSWER_TIMEOUT).await
+    }
+
+    /// As [`ClientArgs::connect`], for answers that may take as long as `patience`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientArgs::connect`].
+    pub async fn connect_for(&self, patience: Duration) -> Result<Client, CliError> {
         let bearer = Bearer(self.token()?);
         let wrong_url = |why: &str| {
             CliError::Usage(format!(
@@ -78,7 +92,7 @@ impl ClientArgs {
         let mut endpoint = Endpoint::from_str(&self.server)
             .map_err(|error| wrong_url(&chain(&error)))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT);
+            .timeout(patience);
         match endpoint.uri().scheme_str() {
             Some("http") => {}
             Some("https") => {
@@ -96,6 +110,7 @@ impl ClientArgs {
             ))
         })?;
         Ok(Client {
+            admin: AdminClient::with_interceptor(channel.clone(), bearer.clone()),
             ingest: IngestClient::with_interceptor(channel.clone(), bearer.clone()),
             query: QueryClient::with_interceptor(channel, bearer)
                 .max_decoding_message_size(MAX_ANSWER_BYTES),

@@ -135,6 +135,9 @@ impl Store for Failing {
     fn compact(&self) -> Result<(), StoreError> {
         self.inner.compact()
     }
+    fn backup(&self, folder: &std::path::Path) -> Result<(), StoreError> {
+        self.inner.backup(folder)
+    }
     fn usage(&self) -> Usage {
         self.inner.usage()
     }

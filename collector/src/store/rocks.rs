@@ -4,6 +4,7 @@
 //! rows and activity in families of a stretch of time each, dropped whole.
 //! Windows and the dictionary rows they need go in one synced write batch.
 
+mod backup;
 mod contract;
 mod dropping;
 mod read;
@@ -32,6 +33,14 @@ const BLOCK_BYTES: usize = 32 << 10;
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 /// Bytes of the log after which the oldest buffers are flushed.
 const LOG_BYTES: u64 = 256 << 20;
+
+/// How a database is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// Made when there is none.
+    ReadWrite,
+    ReadOnly,
+}
 
 /// A store in one folder.
 pub struct RocksStore {
@@ -123,18 +132,30 @@ impl RocksStore {
         cache_bytes: usize,
         buffer_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let open_error = |source: rocksdb::Error| StoreError::Open {
-            path: path.to_owned(),
-            source: Box::new(source),
-        };
         std::fs::create_dir_all(path).map_err(|source| StoreError::Open {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
+        let store = Self::open_database(path, cache_bytes, buffer_bytes, Access::ReadWrite)?;
+        store.check_format()?;
+        Ok(store)
+    }
+
+    /// Opens the database in `path` as it is.
+    fn open_database(
+        path: &Path,
+        cache_bytes: usize,
+        buffer_bytes: usize,
+        access: Access,
+    ) -> Result<Self, StoreError> {
+        let open_error = |source: rocksdb::Error| StoreError::Open {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
         let cache = Cache::new_lru_cache(cache_bytes);
         let mut options = family_options(&cache);
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
+        options.create_if_missing(access == Access::ReadWrite);
+        options.create_missing_column_families(access == Access::ReadWrite);
         options.set_max_background_jobs(2);
         let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
             buffer_bytes,
@@ -156,9 +177,12 @@ impl RocksStore {
         let families = names
             .iter()
             .map(|name| ColumnFamilyDescriptor::new(name, family_options(&cache)));
-        let db = Db::open_cf_descriptors(&options, path, families).map_err(open_error)?;
-        let store = Self {
-            db,
+        let db = match access {
+            Access::ReadWrite => Db::open_cf_descriptors(&options, path, families),
+            Access::ReadOnly => Db::open_cf_descriptors_read_only(&options, path, families, false),
+        };
+        Ok(Self {
+            db: db.map_err(open_error)?,
             path: path.to_owned(),
             cache,
             families: Mutex::new(
@@ -167,35 +191,39 @@ impl RocksStore {
                     .filter(|name| is_dropped_one_day(name))
                     .collect(),
             ),
-        };
-        store.check_format()?;
-        Ok(store)
+        })
     }
 
-    fn check_format(&self) -> Result<(), StoreError> {
+    /// The format that is written down, if it is known here.
+    fn known_format(&self) -> Result<Option<u32>, StoreError> {
         let key = rows::format_key();
-        let dictionary = self.family(DICTIONARY)?;
-        match self.db.get_cf(&dictionary, &key).map_err(read_error)? {
-            None => self.write_format(rows::FORMAT),
-            Some(value) => {
-                let mut found = <[u8; 4]>::try_from(value.as_slice())
-                    .map(u32::from_be_bytes)
-                    .map_err(|_| StoreError::damaged(&key, "not a format version"))?;
-                if found > rows::FORMAT {
-                    return Err(StoreError::NewerFormat {
-                        path: self.path.clone(),
-                        found,
-                        known: rows::FORMAT,
-                    });
-                }
-                while found < rows::FORMAT {
-                    found = self.migrate(found)?;
-                }
-                Ok(())
-            }
+        let Some(value) = self.get(DICTIONARY, &key)? else {
+            return Ok(None);
+        };
+        let found = <[u8; 4]>::try_from(value.as_slice())
+            .map(u32::from_be_bytes)
+            .map_err(|_| StoreError::damaged(&key, "not a format version"))?;
+        match found > rows::FORMAT {
+            true => Err(StoreError::NewerFormat {
+                path: self.path.clone(),
+                found,
+                known: rows::FORMAT,
+            }),
+            false => Ok(Some(found)),
         }
     }
 
+    fn check_format(&self) -> Result<(), StoreError> {
+        let Some(mut found) = self.known_format()? else {
+            return self.write_format(rows::FORMAT);
+        };
+        while found < rows::FORMAT {
+            found = self.migrate(found)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down that the database has this format.
     pub(super) fn write_format(&self, format: u32) -> Result<(), StoreError> {
         let dictionary = self.family(DICTIONARY)?;
         self.db

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use collector::config::Config;
-use proto::pb::tepui::ServicesRequest;
+use proto::pb::tepui::admin_client::AdminClient;
 use proto::pb::tepui::ingest_client::IngestClient;
 use proto::pb::tepui::query_client::QueryClient;
+use proto::pb::tepui::{BackupRequest, ServicesRequest};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
@@ -76,20 +77,15 @@ async fn grpc_asks_for_a_token_with_the_right_role() {
         .connect()
         .await
         .unwrap();
-    for (token, query, push) in [
-        (
-            None,
-            Some(Code::Unauthenticated),
-            Some(Code::Unauthenticated),
-        ),
-        (
-            Some("wrong-token-0123456"),
-            Some(Code::Unauthenticated),
-            Some(Code::Unauthenticated),
-        ),
-        (Some(AGENT), Some(Code::PermissionDenied), None),
-        (Some(READER), None, Some(Code::PermissionDenied)),
-        (Some(ADMIN), None, None),
+    let (nobody, denied) = (Some(Code::Unauthenticated), Some(Code::PermissionDenied));
+    // An administrator gets as far as to be told that the name is none.
+    let let_in = Some(Code::InvalidArgument);
+    for (token, query, push, administer) in [
+        (None, nobody, nobody, nobody),
+        (Some("wrong-token-0123456"), nobody, nobody, nobody),
+        (Some(AGENT), denied, None, denied),
+        (Some(READER), None, denied, denied),
+        (Some(ADMIN), None, None, let_in),
     ] {
         let with_token = |mut request: Request<()>| {
             if let Some(token) = token {
@@ -113,6 +109,9 @@ async fn grpc_asks_for_a_token_with_the_right_role() {
                 .filter(|code| matches!(code, Code::Unauthenticated | Code::PermissionDenied)),
         };
         assert_eq!(refused, push, "{token:?}");
+        let mut admin = AdminClient::with_interceptor(channel.clone(), with_token);
+        let made = admin.backup(BackupRequest::default()).await;
+        assert_eq!(made.err().map(|s| s.code()), administer, "{token:?}");
     }
     let mut health = HealthClient::new(channel);
     let state = health.check(HealthCheckRequest::default()).await.unwrap();

@@ -13,8 +13,8 @@ use crate::server::Server;
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) code: i32,
-    stdout: String,
-    stderr: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
@@ -277,6 +277,8 @@ async fn every_verb_has_examples() {
         "labels",
         "anomalies",
         "status",
+        "backup",
+        "restore",
     ] {
         let help = run(&[verb, "--help"]).await;
         assert_eq!(help.code, 0);

@@ -6,6 +6,7 @@
 )]
 
 mod auth;
+mod backup;
 mod cli;
 mod compare;
 mod hostile;

@@ -15,17 +15,17 @@ use proto::window::{Clock, SystemClock, UnixNanos};
 
 use crate::push::{Answer, PERIOD_NS, Pusher, profile};
 
-const INSTANCE: [u8; 16] = [7; 16];
+pub(crate) const INSTANCE: [u8; 16] = [7; 16];
 const KILLS: usize = 20;
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
 /// Ends with the test, also when it fails.
-struct Collector(Child);
+pub(crate) struct Collector(Child);
 
 impl Drop for Collector {
     fn drop(&mut self) {
@@ -34,7 +34,7 @@ impl Drop for Collector {
     }
 }
 
-fn start(data: &Path, port: u16) -> Collector {
+pub(crate) fn start(data: &Path, port: u16) -> Collector {
     let child = Command::new(env!("CARGO_BIN_EXE_collector"))
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
         .arg(data)
@@ -48,7 +48,7 @@ fn start(data: &Path, port: u16) -> Collector {
 }
 
 /// Tries until it works; a collector needs a moment to open its database.
-async fn connect(url: &str) -> Pusher {
+pub(crate) async fn connect(url: &str) -> Pusher {
     let mut last = None;
     for _ in 0..600 {
         match Pusher::connect(url, INSTANCE).await {

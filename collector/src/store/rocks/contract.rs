@@ -1,6 +1,8 @@
 //! What other parts of the program may ask of the engine: [`Store`] and
 //! [`StateStore`].
 
+use std::path::Path;
+
 use proto::labels::LabelSet;
 use proto::profile::Facts;
 use proto::window::{UnixNanos, Window};
@@ -252,6 +254,10 @@ impl Store for RocksStore {
             }
         }
         Ok(())
+    }
+
+    fn backup(&self, folder: &Path) -> Result<(), StoreError> {
+        self.checkpoint(folder)
     }
 
     fn usage(&self) -> Usage {

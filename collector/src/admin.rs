@@ -1,0 +1,69 @@
+//! The gRPC door for operators: `tepui.v1.Admin`. Only callers with the role
+//! admin come here, see [`crate::auth`].
+
+use std::sync::Arc;
+
+use proto::pb::tepui as pb;
+use proto::pb::tepui::admin_server::Admin;
+use proto::status::{Kind, chain};
+use tonic::{Request, Response, Status};
+use tracing::info;
+
+use crate::auth::Principal;
+use crate::backup::Backups;
+
+/// The operators' service.
+#[derive(Debug)]
+pub struct AdminService {
+    backups: Arc<Backups>,
+}
+
+impl AdminService {
+    /// Returns the service that makes `backups`.
+    pub fn new(backups: Backups) -> Self {
+        Self {
+            backups: Arc::new(backups),
+        }
+    }
+}
+
+/// Runs `work` where it may take its time; it goes on when the caller leaves.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(_panicked) => Err(Kind::Internal.status("the work ended early")),
+    }
+}
+
+/// Who asks, for the log.
+fn tenant<T>(request: &Request<T>) -> Result<String, Status> {
+    let principal = request.extensions().get::<Principal>();
+    principal
+        .map(|principal| principal.tenant.clone())
+        .ok_or_else(|| Kind::Unauthenticated.status("no principal"))
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn backup(
+        &self,
+        request: Request<pb::BackupRequest>,
+    ) -> Result<Response<pb::BackupResponse>, Status> {
+        let tenant = tenant(&request)?;
+        let name = request.into_inner().name;
+        let backups = Arc::clone(&self.backups);
+        let made = blocking(move || {
+            let made = backups.make(&name);
+            made.map_err(|error| error.kind().status(chain(&error)))
+        })
+        .await?;
+        let folder = made.folder.display().to_string();
+        info!(tenant, folder, bytes = made.bytes, "backup made");
+        Ok(Response::new(pb::BackupResponse {
+            folder,
+            bytes: made.bytes,
+        }))
+    }
+}
