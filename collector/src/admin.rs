@@ -11,18 +11,22 @@ use tracing::info;
 
 use crate::auth::Principal;
 use crate::backup::Backups;
+use crate::deletion::Deletion;
+use crate::query::{QueryError, ServiceName};
 
 /// The operators' service.
 #[derive(Debug)]
 pub struct AdminService {
     backups: Arc<Backups>,
+    deletion: Arc<Deletion>,
 }
 
 impl AdminService {
-    /// Returns the service that makes `backups`.
-    pub fn new(backups: Backups) -> Self {
+    /// Returns the service that makes `backups` and deletes services.
+    pub fn new(backups: Backups, deletion: Deletion) -> Self {
         Self {
             backups: Arc::new(backups),
+            deletion: Arc::new(deletion),
         }
     }
 }
@@ -64,6 +68,44 @@ impl Admin for AdminService {
         Ok(Response::new(pb::BackupResponse {
             folder,
             bytes: made.bytes,
+        }))
+    }
+
+    async fn delete_service(
+        &self,
+        request: Request<pb::DeleteServiceRequest>,
+    ) -> Result<Response<pb::DeleteServiceResponse>, Status> {
+        let tenant = tenant(&request)?;
+        let request = request.into_inner();
+        let name: ServiceName = request
+            .service
+            .parse()
+            .map_err(|error: QueryError| error.status())?;
+        let (deletion, dry_run) = (Arc::clone(&self.deletion), request.dry_run);
+        let found = blocking(move || {
+            let found = match dry_run {
+                true => deletion.find(&tenant, &name),
+                false => deletion.delete(&tenant, &name),
+            };
+            found.map_err(|error| error.kind().status(chain(&error)))
+        })
+        .await?;
+        let name = found.name;
+        if !dry_run {
+            info!(
+                tenant = name.tenant,
+                namespace = name.namespace,
+                service = name.service,
+                series = found.series,
+                "service deleted"
+            );
+        }
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        Ok(Response::new(pb::DeleteServiceResponse {
+            namespace: name.namespace,
+            service: name.service,
+            series: count(found.series),
+            alerts: count(found.alerts),
         }))
     }
 }

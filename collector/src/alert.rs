@@ -5,6 +5,7 @@
 //! pending. `machine` has the rules, `history` the baselines, `text` the
 //! sentence and the links.
 
+mod forget;
 mod history;
 mod machine;
 mod row;

@@ -7,6 +7,7 @@
 pub mod anomalies;
 pub mod backup;
 pub mod client;
+pub mod delete;
 pub mod diff;
 pub mod import;
 pub mod labels;
@@ -63,6 +64,8 @@ enum Verb {
     Backup(backup::Args),
     /// Make a collector's folder from a backup
     Restore(restore::Args),
+    /// Delete a service with everything that is stored of it
+    Delete(delete::Args),
 }
 
 /// Why a verb failed; decides the exit code.
@@ -121,5 +124,6 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Status(args) => status::run(args, now).await,
         Verb::Backup(args) => backup::run(args).await,
         Verb::Restore(args) => restore::run(args).await,
+        Verb::Delete(args) => delete::run(args).await,
     }
 }

@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use proto::labels::LabelSet;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType};
 
@@ -59,6 +59,8 @@ struct State {
     series: FxHashMap<ServiceId, SeriesTable>,
     /// Latest start of a window, in seconds since 1970.
     last_s: FxHashMap<ServiceId, u64>,
+    /// Services that were deleted since the start.
+    deleted: FxHashSet<ServiceId>,
 }
 
 /// The directory of one store.
@@ -126,6 +128,23 @@ impl Directory {
             let last = state.last_s.entry(service).or_default();
             *last = start_s.max(*last);
         }
+    }
+
+    /// Forgets a service that was deleted.
+    pub fn remove(&self, service: ServiceId) {
+        let mut state = self.write();
+        if let Some(key) = state.names.remove(&service) {
+            state.services.remove(&*key);
+        }
+        state.series.remove(&service);
+        state.last_s.remove(&service);
+        state.deleted.insert(service);
+    }
+
+    /// Whether one of `services` was deleted since the start.
+    pub fn has_deleted(&self, mut services: impl Iterator<Item = ServiceId>) -> bool {
+        let state = self.read();
+        !state.deleted.is_empty() && services.any(|id| state.deleted.contains(&id))
     }
 
     /// The id of a service, if it is known.

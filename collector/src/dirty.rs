@@ -18,6 +18,8 @@ pub struct Dirty {
     step_s: u64,
     metrics: Arc<Metrics>,
     waiting: Mutex<Waiting>,
+    /// Held while steps are looked at.
+    looking: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +35,7 @@ impl Dirty {
             step_s: step.as_secs().max(1),
             metrics,
             waiting: Mutex::default(),
+            looking: Mutex::default(),
         }
     }
 
@@ -43,6 +46,22 @@ impl Dirty {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be held while steps are looked at, and by those who must wait for it.
+    pub fn looking(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets the marks of a service that was deleted.
+    pub fn forget(&self, service: ServiceId) {
+        let mut waiting = self.lock();
+        let waiting = &mut *waiting;
+        for marks in waiting.steps.values_mut() {
+            let before = marks.len();
+            marks.retain(|(marked, _)| *marked != service);
+            waiting.count -= before - marks.len();
+        }
     }
 
     /// Marks the steps of windows: (service, series, start in seconds).
@@ -94,6 +113,15 @@ mod tests {
         assert_eq!(dirty.take(179), None);
         assert_eq!(dirty.take(180).unwrap().0, 120);
         assert_eq!(dirty.take(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_service_that_is_forgotten_has_no_marks() {
+        let dirty = Dirty::new(Duration::from_secs(60), Arc::default());
+        dirty.mark([1, 2, 1].map(|service| (ServiceId(service), SeriesId(service), 5)));
+        dirty.forget(ServiceId(1));
+        let of_other = [(ServiceId(2), SeriesId(2))].into();
+        assert_eq!(dirty.take(60), Some((0, of_other)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod auth;
 pub mod backup;
 pub mod cli;
 pub mod config;
+pub mod deletion;
 pub mod detect;
 pub mod diff;
 pub mod directory;

@@ -251,6 +251,19 @@ impl Query {
         .map_err(|_panicked| QueryError::Ended)?
     }
 
+    /// Services that `name` means.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError::UnknownService`] with the services there are.
+    pub fn find(
+        &self,
+        tenant: &str,
+        name: &ServiceName,
+    ) -> Result<Vec<(ServiceId, ServiceKey)>, QueryError> {
+        self.inner.find(tenant, name)
+    }
+
     /// Whether `name` means a service.
     ///
     /// # Errors

@@ -268,9 +268,11 @@ impl Rollup {
     }
 
     /// A damaged row stays damaged: it is told and counted, and what depends on
-    /// it is left out, so that everything else goes on.
+    /// it is left out, so that everything else goes on. Of a deleted service
+    /// nothing is to be summed.
     fn unless_damaged(&self, made: Result<(), StoreError>) -> Result<(), StoreError> {
         match made {
+            Err(StoreError::Deleted) => Ok(()),
             Err(failure @ StoreError::Damaged { .. }) => {
                 self.metrics.store_read_errors.inc();
                 error!(error = chain(&failure), "left out of the sums");

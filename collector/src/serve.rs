@@ -30,6 +30,7 @@ use crate::alert::{Alerts, Settings as AlertSettings};
 use crate::auth::{Authenticator, TokenFileError};
 use crate::backup::Backups;
 use crate::config::{Config, ConfigError};
+use crate::deletion::{self, Deletion};
 use crate::detect::catalogue::{Catalogue, CatalogueError};
 use crate::detect::spin::{SpinDetector, SpinSettings};
 use crate::directory::Directory;
@@ -255,6 +256,18 @@ pub async fn start(
         Budget::new(shares.queries),
         Arc::clone(&clock),
     );
+    let deletion = Deletion::new(deletion::Parts {
+        store: Arc::clone(&store),
+        trees: Arc::clone(&trees),
+        directory: Arc::clone(&directory),
+        rolled: Arc::clone(&rolled),
+        groups: Arc::clone(&groups),
+        dirty: Arc::clone(&dirty),
+        alerts: Arc::clone(&alerts),
+        query: query.clone(),
+        clock: Arc::clone(&clock),
+    });
+    deletion.finish()?;
     let app = App::new(
         query,
         Arc::clone(&alerts),
@@ -331,10 +344,8 @@ pub async fn start(
         },
         stop_parts.clone(),
     );
-    let admin = AdminService::new(Backups::new(
-        Arc::clone(&kept_store),
-        config.backup_folder(),
-    ));
+    let backups = Backups::new(Arc::clone(&kept_store), config.backup_folder());
+    let admin = AdminService::new(backups, deletion);
     let routes = routes(ingest, app.clone(), admin).await;
     let router = router(app, routes, authenticator);
     let mut port = JoinSet::new();

@@ -203,6 +203,9 @@ pub struct Catalog {
     pub dropped: Vec<(Tier, u64)>,
     /// Windows that came after their minute had been summed up.
     pub late: Vec<rows::Late>,
+    /// No id of a service from this one on was ever given out, as far as deleted
+    /// services tell.
+    pub next_service: Option<ServiceId>,
 }
 
 /// Is given key and stored value of a window or row, and says what is wrong with
@@ -357,6 +360,29 @@ pub trait Store: StateStore {
     /// [`StoreError::Write`] when the engine fails.
     fn compact(&self) -> Result<(), StoreError>;
 
+    /// Marks a service as one that is being deleted, durably. From then on it is
+    /// not in the catalog, reading of it fails with [`StoreError::Deleted`], what
+    /// is written of it is left out, and its id is never given out again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`] when the engine fails; the service is as it was then.
+    fn doom(&self, service: ServiceId, name: &ServiceKey) -> Result<(), StoreError>;
+
+    /// Services that were doomed and not erased.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the engine fails or a row is damaged.
+    fn doomed(&self) -> Result<Vec<(ServiceId, ServiceKey)>, StoreError>;
+
+    /// Removes everything of a doomed service, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the engine fails; it stays doomed then.
+    fn erase(&self, service: ServiceId) -> Result<(), StoreError>;
+
     /// Puts a copy of everything that is stored at this moment into `folder`,
     /// which must not be there; the store goes on meanwhile.
     ///
@@ -429,6 +455,9 @@ pub enum StoreError {
     /// A read failed.
     #[error("cannot read from the database")]
     Read(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The service is being deleted, or was.
+    #[error("the service was deleted meanwhile")]
+    Deleted,
     /// The reader went away or the time was over.
     #[error("the query was cancelled")]
     Cancelled,
@@ -447,6 +476,7 @@ impl StoreError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Write(_) | Self::Read(_) | Self::Cancelled => Kind::Unavailable,
+            Self::Deleted => Kind::NotFound,
             Self::Open { .. } | Self::NewerFormat { .. } | Self::Damaged { .. } => Kind::Internal,
         }
     }

@@ -137,6 +137,7 @@ impl Watch {
         let settled = now.saturating_sub(step.min(MAX_GRACE));
         let settled_s = u64::try_from(settled.seconds()).unwrap_or(0);
         let mut again = Vec::new();
+        let _looking = self.dirty.looking();
         while let Some((step_s, marks)) = self.dirty.take(settled_s) {
             if !self.step(step_s, &marks, now) {
                 again.extend(
@@ -165,6 +166,7 @@ impl Watch {
             // What cannot be read of one service does not keep the others from
             // being judged.
             match self.service(step, service, &marked) {
+                Err(StoreError::Deleted) => {}
                 Ok(found) => {
                     encoded.extend(found.encoded);
                     rows.extend(found.rows);

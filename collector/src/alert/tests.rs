@@ -7,7 +7,7 @@ use proto::window::Window;
 use super::*;
 use crate::detect::spin::SpinDetector;
 use crate::feature::SpinCandidate;
-use crate::store::{Change, KeyValue};
+use crate::store::{Change, KeyValue, ServiceKey};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const START: UnixNanos = UnixNanos::new(1_780_000_020_000_000_000);
@@ -554,4 +554,35 @@ fn late_rows_update_what_is_open() {
     let alert = &alerts.list("anonymous", &AlertFilter::default())[0];
     assert_eq!(alert.last_seen, crate::time_range::rfc3339(at(7)));
     assert_eq!(alert.state, AlertState::Firing);
+}
+
+#[test]
+fn alerts_of_a_deleted_service_are_forgotten_and_the_hook_is_told() {
+    let store = Arc::default();
+    let alerts = open(&store);
+    spin(&alerts, 0, 6, 0.9);
+    for minute in 0..6 {
+        observe(&alerts, &[row("other", "b", minute, "main.loop", 0.9)]);
+    }
+    assert_eq!(states(&alerts), [AlertState::Firing; 2]);
+    let name = |service: &str| ServiceKey {
+        tenant: "anonymous".to_owned(),
+        namespace: "prod".to_owned(),
+        service: service.to_owned(),
+    };
+    let told = alerts.queue().len();
+    assert_eq!(alerts.forget(&name("logger"), at(7)).unwrap(), 1);
+    assert_eq!(alerts.queue().len(), told + 1);
+    assert_eq!(alerts.forget(&name("logger"), at(7)).unwrap(), 0);
+    // The same from memory and from the store, where nothing names it any more.
+    for alerts in [alerts, open(&store)] {
+        let left = alerts.list("anonymous", &AlertFilter::default());
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].service, "other");
+        assert_eq!(alerts.metrics.alerts_firing.get(), 1);
+    }
+    for prefix in [ALERTS, HISTORIES] {
+        let rows = store.scan(prefix).unwrap();
+        assert_eq!(rows.len(), 1, "{}", String::from_utf8_lossy(prefix));
+    }
 }

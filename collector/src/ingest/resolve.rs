@@ -112,6 +112,11 @@ impl StreamDictionary {
         self.is_void
     }
 
+    /// Services of whose trees it holds ids.
+    pub(super) fn services(&self) -> impl Iterator<Item = ServiceId> {
+        self.resolved.keys().copied()
+    }
+
     /// Counts anew what it takes, the texts of the pool apart, and returns it.
     pub(super) fn recount(&mut self) -> usize {
         let ids = self.resolved.values();

@@ -135,6 +135,15 @@ impl Store for Failing {
     fn compact(&self) -> Result<(), StoreError> {
         self.inner.compact()
     }
+    fn doom(&self, service: ServiceId, name: &ServiceKey) -> Result<(), StoreError> {
+        self.inner.doom(service, name)
+    }
+    fn doomed(&self) -> Result<Vec<(ServiceId, ServiceKey)>, StoreError> {
+        self.inner.doomed()
+    }
+    fn erase(&self, service: ServiceId) -> Result<(), StoreError> {
+        self.inner.erase(service)
+    }
     fn backup(&self, folder: &std::path::Path) -> Result<(), StoreError> {
         self.inner.backup(folder)
     }

@@ -320,7 +320,8 @@ impl Writer {
         let after = |highest: Option<u32>| highest.map_or(1, |id| id.saturating_add(1));
         let next_type = catalog.types.iter().map(|(id, _)| id.0).max();
         Ok(Self {
-            next_service: after(catalog.services.iter().map(|(id, _)| id.0).max()),
+            next_service: after(catalog.services.iter().map(|(id, _)| id.0).max())
+                .max(catalog.next_service.map_or(1, |id| id.0)),
             next_type: next_type.map_or(1, |id| id.saturating_add(1)),
             next_writer: after(catalog.writers.iter().map(|(_, row)| row.writer.0).max()),
             forgotten: UnixNanos::default(),
@@ -496,10 +497,10 @@ impl Writer {
         now: UnixNanos,
         pending: &mut Pending,
     ) -> Outcome {
-        if lock(&submission.dictionary).is_void() {
+        if let Some(message) = self.void(submission) {
             return Outcome::Refused {
                 code: RefusalCode::DictionaryReset,
-                message: "an earlier write of this stream failed".to_owned(),
+                message: message.to_owned(),
                 retry_after: Some(RETRY_AFTER),
             };
         }
@@ -579,6 +580,20 @@ impl Writer {
             refused,
             duplicate: false,
         }
+    }
+
+    /// Why the ids of a stream hold no more; `None` while they do.
+    fn void(&self, submission: &Submission) -> Option<&'static str> {
+        let mut dictionary = lock(&submission.dictionary);
+        if dictionary.is_void() {
+            return Some("an earlier write of this stream failed, or a service of it was deleted");
+        }
+        // What the stream named once may be kept nowhere else.
+        if self.directory.has_deleted(dictionary.services()) {
+            dictionary.make_void();
+            return Some("a service of this stream was deleted");
+        }
+        None
     }
 
     /// Why a batch must come again.

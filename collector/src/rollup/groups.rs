@@ -36,6 +36,12 @@ impl Groups {
         }
     }
 
+    /// Forgets the groups of a service that was deleted.
+    pub fn forget(&self, service: ServiceId) {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.remove(&service);
+    }
+
     fn with_table<T>(
         &self,
         service: ServiceId,

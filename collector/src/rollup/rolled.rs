@@ -283,6 +283,22 @@ impl Rolled {
         }
     }
 
+    /// Forgets the windows of a service that was deleted; call it `alone`.
+    pub fn forget(&self, service: ServiceId) {
+        let state = &mut *self.state();
+        for marks in state.marks.values_mut() {
+            marks.retain(|(marked, _), series| {
+                let is_kept = *marked != service;
+                if !is_kept {
+                    state.marked = state.marked.saturating_sub(series.len());
+                }
+                is_kept
+            });
+        }
+        let late = state.late.remove(&service);
+        state.late_count -= late.map_or(0, |late| late.len());
+    }
+
     /// What a query may read of `service` now.
     pub fn view(&self, service: ServiceId) -> View {
         let state = self.state();
@@ -329,6 +345,29 @@ mod tests {
         assert_eq!(rolled.take(120), Some((60, marks)));
         assert_eq!(rolled.take(179), None);
         assert_eq!(rolled.take(180).unwrap().0, 120);
+    }
+
+    #[test]
+    fn a_service_that_is_forgotten_has_no_marks_and_is_not_late() {
+        let rolled = Rolled::new(&Catalog::default(), 0);
+        let window = |service, start_s| (ServiceId(service), PtypeId(1), SeriesId(1), start_s);
+        let other = Late {
+            service: ServiceId(2),
+            ..late(0)
+        };
+        rolled.mark(
+            [window(1, 5), window(2, 5), window(1, 70)],
+            [late(0), other],
+        );
+        rolled.forget(ServiceId(1));
+        let of_other = [((ServiceId(2), PtypeId(1)), [SeriesId(1)].into())];
+        assert_eq!(
+            rolled.take(60),
+            Some((0, MinuteMarks::Known(of_other.into())))
+        );
+        assert_eq!(rolled.late().into_keys().collect::<Vec<_>>(), [other]);
+        rolled.forget_late(&[other]);
+        assert!(!rolled.has_late_before(u64::MAX));
     }
 
     #[test]

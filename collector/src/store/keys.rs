@@ -25,6 +25,9 @@
 //! of 22 bytes: profile type, service, series, start in seconds since 1970 (8),
 //! writer.
 //!
+//! Feature rows have families of a day; their keys begin with a kind (1 byte) and
+//! the service, see [`crate::feature::codec`].
+//!
 //! Which series had a window on which day lies in families of 360 days, with
 //! keys of 14 bytes and empty values: service, profile type, day since 1970,
 //! series.
@@ -140,6 +143,12 @@ pub fn encode_window(key: &WindowKey) -> Vec<u8> {
         }
         _ => encode(key).to_vec(),
     }
+}
+
+/// The service of a feature row.
+pub fn service_of_feature(key: &[u8]) -> Option<ServiceId> {
+    let service = key.get(1..5)?.try_into().ok()?;
+    Some(ServiceId(u32::from_be_bytes(service)))
 }
 
 /// Prefix of everything of one type and service.

@@ -6,13 +6,14 @@
 
 mod backup;
 mod contract;
+mod deletion;
 mod dropping;
 mod read;
 mod write;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rocksdb::{
     BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType,
@@ -20,7 +21,7 @@ use rocksdb::{
 };
 
 use self::write::synced;
-use super::{Kept, StoreError, keys, rows};
+use super::{Kept, ServiceId, StoreError, keys, rows};
 
 type Db = DBWithThreadMode<MultiThreaded>;
 type Family<'a> = Arc<BoundColumnFamily<'a>>;
@@ -49,6 +50,9 @@ pub struct RocksStore {
     cache: Cache,
     /// Names of the families that are dropped one day; held while one is made or dropped.
     families: Mutex<BTreeSet<String>>,
+    /// Services that are being deleted or were since the start; held shared while
+    /// something is written.
+    deleted: RwLock<BTreeSet<ServiceId>>,
 }
 
 impl std::fmt::Debug for RocksStore {
@@ -138,6 +142,7 @@ impl RocksStore {
         })?;
         let store = Self::open_database(path, cache_bytes, buffer_bytes, Access::ReadWrite)?;
         store.check_format()?;
+        store.remember_doomed()?;
         Ok(store)
     }
 
@@ -191,6 +196,7 @@ impl RocksStore {
                     .filter(|name| is_dropped_one_day(name))
                     .collect(),
             ),
+            deleted: RwLock::default(),
         })
     }
 

@@ -18,6 +18,8 @@
 //! | 11 | minute since 1970 u32, service u32, type u16, series u32 | |
 //! | 12 | service u32, group u32 | label name, label value |
 //! | 13 | tier u8 | second before which rows were dropped, u64 |
+//! | 14 | service u32 | tenant, namespace, service; it is being deleted |
+//! | 15 | | least id of a service that was never given out, u32 |
 //!
 //! Rows 6 to 9 are append-only runs: a run holds ids from its first one on, and
 //! the next run begins where it ends. Numbers in keys are big endian.
@@ -50,6 +52,18 @@ pub(super) const ROLLED_ROW: u8 = 10;
 pub(super) const LATE_ROW: u8 = 11;
 pub(super) const GROUP_ROW: u8 = 12;
 pub(super) const DROPPED_ROW: u8 = 13;
+pub(super) const DOOMED_ROW: u8 = 14;
+pub(super) const NEXT_SERVICE_ROW: u8 = 15;
+/// Rows whose key goes on with their service and that hold nothing else.
+pub(super) const ROWS_OF_SERVICES: [u8; 7] = [
+    SERVICE_ROW,
+    SERIES_ROW,
+    STRING_ROW,
+    FRAME_ROW,
+    NODE_ROW,
+    STACK_ROW,
+    GROUP_ROW,
+];
 
 /// A row as the store writes it.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -127,13 +141,23 @@ pub(super) fn format_key() -> Vec<u8> {
 
 /// The row of a service.
 pub fn service(id: ServiceId, name: &ServiceKey) -> Row {
+    (service_key(id), service_name(name))
+}
+
+/// Key of the row of a service.
+pub(super) fn service_key(id: ServiceId) -> Vec<u8> {
+    key(SERVICE_ROW, &[&id.0.to_be_bytes()])
+}
+
+fn service_name(name: &ServiceKey) -> Vec<u8> {
     let mut value = Vec::new();
     for text in [&name.tenant, &name.namespace, &name.service] {
         put_bytes(&mut value, text.as_bytes());
     }
-    (key(SERVICE_ROW, &[&id.0.to_be_bytes()]), value)
+    value
 }
 
+/// Id and name of a row of [`service`] or [`doomed`].
 pub(super) fn read_service(key: &[u8], value: &[u8]) -> Option<(ServiceId, ServiceKey)> {
     let mut reader = Reader(value);
     let name = ServiceKey {
@@ -145,6 +169,37 @@ pub(super) fn read_service(key: &[u8], value: &[u8]) -> Option<(ServiceId, Servi
         ServiceId(u32::from_be_bytes(key.get(1..)?.try_into().ok()?)),
         name,
     ))
+}
+
+/// The row that says that a service is being deleted.
+pub(super) fn doomed(id: ServiceId, name: &ServiceKey) -> Row {
+    (doomed_key(id), service_name(name))
+}
+
+/// Key of the row of [`doomed`].
+pub(super) fn doomed_key(id: ServiceId) -> Vec<u8> {
+    key(DOOMED_ROW, &[&id.0.to_be_bytes()])
+}
+
+/// The row that says which ids of services were given out: those below `next`.
+pub(super) fn next_service(next: ServiceId) -> Row {
+    (vec![NEXT_SERVICE_ROW], next.0.to_be_bytes().to_vec())
+}
+
+pub(super) fn read_next_service(value: &[u8]) -> Option<ServiceId> {
+    Some(ServiceId(u32::from_be_bytes(value.try_into().ok()?)))
+}
+
+/// The service that a row is of, if it is of one.
+pub(super) fn service_of(key: &[u8]) -> Option<ServiceId> {
+    let kind = *key.first()?;
+    if kind == LATE_ROW {
+        return read_late(key).map(|late| late.service);
+    }
+    let id = key.get(1..5)?.try_into().ok()?;
+    ROWS_OF_SERVICES
+        .contains(&kind)
+        .then(|| ServiceId(u32::from_be_bytes(id)))
 }
 
 /// The row of a profile type.

@@ -118,6 +118,12 @@ impl Trees {
         }
     }
 
+    /// Drops the tree of a service that was deleted; who holds it may go on.
+    pub fn forget(&self, service: ServiceId) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.held.remove(&service);
+    }
+
     /// Bytes of the trees in memory, as last measured, and how many there are.
     pub fn usage(&self) -> (usize, usize) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

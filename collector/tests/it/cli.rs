@@ -279,6 +279,7 @@ async fn every_verb_has_examples() {
         "status",
         "backup",
         "restore",
+        "delete",
     ] {
         let help = run(&[verb, "--help"]).await;
         assert_eq!(help.code, 0);

@@ -9,6 +9,7 @@ mod auth;
 mod backup;
 mod cli;
 mod compare;
+mod delete;
 mod hostile;
 mod http;
 mod push;

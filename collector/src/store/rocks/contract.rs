@@ -13,8 +13,8 @@ use crate::store::segment::RangeSum;
 use crate::store::tier::{Tier, seconds};
 use crate::store::tree::ServiceTree;
 use crate::store::{
-    Catalog, Change, Epoch, Kept, KeyValue, PtypeId, SeriesId, ServiceId, StateStore, Store,
-    StoreError, SumRequest, Usage, ValueVisitor, WindowKey, WriteGroup, rows,
+    Catalog, Change, Epoch, Kept, KeyValue, PtypeId, SeriesId, ServiceId, ServiceKey, StateStore,
+    Store, StoreError, SumRequest, Usage, ValueVisitor, WindowKey, WriteGroup, rows,
 };
 
 impl StateStore for RocksStore {
@@ -129,6 +129,7 @@ impl Store for RocksStore {
                 },
             )?;
         }
+        self.check_not_deleted(service)?;
         series.sort_unstable();
         series.dedup();
         Ok(series)
@@ -143,6 +144,7 @@ impl Store for RocksStore {
             out.push(row);
             Ok(())
         })?;
+        self.check_not_deleted(service)?;
         Ok(out)
     }
 
@@ -180,6 +182,10 @@ impl Store for RocksStore {
             catalog.late.push(row);
             Ok(())
         })?;
+        if let Some(value) = self.get(DICTIONARY, &[rows::NEXT_SERVICE_ROW])? {
+            let next = rows::read_next_service(&value);
+            catalog.next_service = Some(next.ok_or_else(|| damaged(&[rows::NEXT_SERVICE_ROW]))?);
+        }
         Ok(catalog)
     }
 
@@ -192,6 +198,7 @@ impl Store for RocksStore {
             out.push(row);
             Ok(())
         })?;
+        self.check_not_deleted(service)?;
         Ok(out)
     }
 
@@ -211,6 +218,7 @@ impl Store for RocksStore {
                     .map_err(|problem| StoreError::damaged(key, problem))
             })?;
         }
+        self.check_not_deleted(service)?;
         Ok(tree)
     }
 
@@ -254,6 +262,18 @@ impl Store for RocksStore {
             }
         }
         Ok(())
+    }
+
+    fn doom(&self, service: ServiceId, name: &ServiceKey) -> Result<(), StoreError> {
+        self.mark_doomed(service, name)
+    }
+
+    fn doomed(&self) -> Result<Vec<(ServiceId, ServiceKey)>, StoreError> {
+        self.read_doomed()
+    }
+
+    fn erase(&self, service: ServiceId) -> Result<(), StoreError> {
+        self.erase_doomed(service)
     }
 
     fn backup(&self, folder: &Path) -> Result<(), StoreError> {

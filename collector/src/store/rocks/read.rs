@@ -90,7 +90,8 @@ impl RocksStore {
             }
             scan.iterator.status().map_err(read_error)?;
         }
-        Ok(())
+        // Last: what was seen may lack what is being deleted.
+        self.check_not_deleted(request.service)
     }
 }
 

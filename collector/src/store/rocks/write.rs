@@ -4,7 +4,7 @@ use proto::window::UnixNanos;
 use rocksdb::{WriteBatch, WriteOptions};
 
 use super::{DICTIONARY, RocksStore, STATE, write_error};
-use crate::store::{Active, Change, KeyValue, StoreError, WriteGroup, keys};
+use crate::store::{Active, Change, KeyValue, ServiceId, StoreError, WriteGroup, keys, rows};
 
 pub(super) fn synced() -> WriteOptions {
     let mut options = WriteOptions::default();
@@ -30,25 +30,29 @@ impl RocksStore {
         Ok(())
     }
 
-    /// Writes a group at once.
+    /// Writes a group at once, but for what is of deleted services.
     pub(super) fn write_group(&self, group: &WriteGroup) -> Result<(), StoreError> {
+        let deleted = self.deleted();
+        let is_kept = |service: &ServiceId| !deleted.contains(service);
         let dictionary = self.family(DICTIONARY)?;
         let mut batch = WriteBatch::default();
         for (key, value) in &group.dictionary {
-            batch.put_cf(&dictionary, key, value);
+            if rows::service_of(key).is_none_or(|service| is_kept(&service)) {
+                batch.put_cf(&dictionary, key, value);
+            }
         }
         for key in &group.forget {
             batch.delete_cf(&dictionary, key);
         }
-        for (key, value) in &group.windows {
+        for (key, value) in group.windows.iter().filter(|(k, _)| is_kept(&k.service)) {
             let family = self.family_or_new(&keys::family(key.tier, key.start_s))?;
             batch.put_cf(&family, keys::encode_window(key), value);
         }
-        for (key, value) in &group.rows {
+        for (key, value) in group.rows.iter().filter(|(k, _)| is_kept(&k.service)) {
             let family = self.family_or_new(&keys::family(key.tier, key.start_s))?;
             batch.put_cf(&family, keys::encode_row(key), value);
         }
-        for active in &group.active {
+        for active in group.active.iter().filter(|a| is_kept(&a.service)) {
             self.put_active(&mut batch, active)?;
         }
         let mut options = WriteOptions::default();
@@ -79,8 +83,12 @@ impl RocksStore {
         let day = u64::try_from(step.seconds()).map_or(0, keys::day);
         let family = self.family_or_new(&keys::feature_family(day))?;
         let mut batch = WriteBatch::default();
+        let deleted = self.deleted();
         for (key, value) in rows {
-            batch.put_cf(&family, key, value);
+            let service = keys::service_of_feature(key);
+            if service.is_none_or(|service| !deleted.contains(&service)) {
+                batch.put_cf(&family, key, value);
+            }
         }
         self.db.write(batch).map_err(write_error)
     }
