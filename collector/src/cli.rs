@@ -9,6 +9,7 @@ pub mod backup;
 pub mod client;
 pub mod delete;
 pub mod diff;
+pub mod export;
 pub mod import;
 pub mod labels;
 pub mod output;
@@ -18,6 +19,7 @@ pub mod serve;
 pub mod services;
 pub mod status;
 mod table;
+mod tar;
 pub mod timeline;
 
 use std::process::ExitCode;
@@ -58,6 +60,8 @@ enum Verb {
     Anomalies(anomalies::Args),
     /// Store profiles that other tools recorded
     Import(import::Args),
+    /// Write the raw windows of a service as an archive of pprof files
+    Export(export::Args),
     /// Show the state of the collector and its agents
     Status(status::Args),
     /// Copy everything a running collector holds, on its own machine
@@ -118,6 +122,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Diff(args) => diff::run(args, now).await,
         Verb::Timeline(args) => timeline::run(args, now).await,
         Verb::Import(args) => import::run(args, now).await,
+        Verb::Export(args) => export::run(args, now).await,
         Verb::Services(args) => services::run(args, now).await,
         Verb::Labels(args) => labels::run(args).await,
         Verb::Anomalies(args) => anomalies::run(args, clock.as_ref()).await,

@@ -1,35 +1,49 @@
 //! The gRPC door for readers: `tepui.v1.Query`.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::Stream;
 use proto::labels::Selector;
 use proto::pb::tepui as pb;
+use proto::pb::tepui::export_response::Body;
 use proto::pb::tepui::query_server::Query as QueryDoor;
 use proto::status::{Kind, chain};
 use proto::window::{UnixNanos, Window};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::alert::AlertFilter;
 use crate::answer::temporality_to_wire;
 use crate::auth::Principal;
+use crate::export::{ExportError, ExportRequest, ExportedFile, Exporter};
 use crate::http::App;
 use crate::http::params::MAX_NODES;
-use crate::metrics::QueryKind;
+use crate::metrics::{Metrics, QueryKind};
 use crate::query::timeline::TimelineRequest;
 use crate::query::{ProfileRequest, QueryError, ServiceName, pattern};
 use crate::shapes::firing;
 use crate::timeline::{StepValue, Steps};
 
+/// Files of an export that wait for their reader.
+const EXPORTED_FILES: usize = 4;
+
 /// The query service.
 #[derive(Debug)]
 pub struct QueryService {
     app: App,
+    exporter: Arc<Exporter>,
 }
 
 impl QueryService {
-    /// Returns the service that answers from `app`.
-    pub fn new(app: App) -> Self {
-        Self { app }
+    /// Returns the service that answers from `app` and `exporter`.
+    pub fn new(app: App, exporter: Exporter) -> Self {
+        Self {
+            app,
+            exporter: Arc::new(exporter),
+        }
     }
 
     fn counted<T>(&self, kind: QueryKind, found: Result<T, QueryError>) -> Result<T, Status> {
@@ -38,6 +52,17 @@ impl QueryService {
             self.app.metrics.query_failures(error.kind()).inc();
             error.status()
         })
+    }
+}
+
+fn exported(file: ExportedFile) -> pb::ExportedFile {
+    pb::ExportedFile {
+        namespace: file.service.namespace.clone(),
+        service: file.service.service.clone(),
+        series: file.series.0,
+        start_unix_nanos: file.start.get(),
+        profile: file.profile,
+        pprof_gz: file.pprof_gz,
     }
 }
 
@@ -115,6 +140,55 @@ impl QueryDoor for QueryService {
             temporality: temporality_to_wire(found.temporality).into(),
             groups: found.groups.into_iter().map(group).collect(),
         }))
+    }
+
+    type ExportStream =
+        Pin<Box<dyn Stream<Item = Result<pb::ExportResponse, Status>> + Send + 'static>>;
+
+    async fn export(
+        &self,
+        request: Request<pb::ExportRequest>,
+    ) -> Result<Response<Self::ExportStream>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let asked = ExportRequest {
+            service: service(&request.service)?,
+            window: window(request.start_unix_nanos, request.end_unix_nanos)?,
+            profile_type: request.profile_type,
+            selector: selector(&request.selector)?,
+        };
+        let metrics = &self.app.metrics;
+        metrics.queries(QueryKind::Export).inc();
+        let failed = |metrics: &Metrics, error: ExportError| {
+            metrics.query_failures(error.kind()).inc();
+            error.kind().status(chain(&error))
+        };
+        let place = self.exporter.place().map_err(|e| failed(metrics, e))?;
+        let known = self.app.query.knows(&tenant, &asked.service);
+        known.map_err(|error| failed(metrics, error.into()))?;
+        let (exporter, metrics) = (Arc::clone(&self.exporter), Arc::clone(metrics));
+        let (files, waiting) = mpsc::channel(EXPORTED_FILES);
+        // It ends when nobody reads: at the first file that cannot be sent.
+        tokio::task::spawn_blocking(move || {
+            let _held_until_done = place;
+            let send = |file| {
+                let file = Body::File(exported(file));
+                let sent = files.blocking_send(Ok(pb::ExportResponse { body: Some(file) }));
+                sent.map_err(|_| ExportError::Gone)
+            };
+            let last = match exporter.export(&tenant, &asked, send) {
+                Ok(end) => Ok(pb::ExportResponse {
+                    body: Some(Body::End(pb::ExportEnd {
+                        files: end.files,
+                        gone_before_unix_nanos: end.gone_before.map_or(0, UnixNanos::get),
+                    })),
+                }),
+                Err(error) => Err(failed(&metrics, error)),
+            };
+            // A reader that is gone needs no end.
+            let _gone = files.blocking_send(last);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(waiting))))
     }
 
     async fn services(

@@ -20,6 +20,7 @@ pub mod detect;
 pub mod diff;
 pub mod directory;
 pub mod dirty;
+pub mod export;
 pub mod feature;
 pub mod flatten;
 pub mod grpc;

@@ -67,6 +67,8 @@ pub enum QueryKind {
     Diff,
     /// A quantity over time.
     Timeline,
+    /// Raw windows.
+    Export,
     /// The list of services.
     Services,
     /// Label names or values.
@@ -78,10 +80,11 @@ pub enum QueryKind {
 }
 
 impl QueryKind {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Profile, "profile"),
         (Self::Diff, "diff"),
         (Self::Timeline, "timeline"),
+        (Self::Export, "export"),
         (Self::Services, "services"),
         (Self::Labels, "labels"),
         (Self::Anomalies, "anomalies"),
@@ -200,7 +203,7 @@ pub struct Metrics {
     pub connections: Gauge,
     refused_batches: Family<10>,
     refused_windows: Family<10>,
-    queries: Family<7>,
+    queries: Family<8>,
     query_failures: Family<8>,
     deliveries: Family<3>,
 }

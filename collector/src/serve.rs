@@ -35,6 +35,7 @@ use crate::detect::catalogue::{Catalogue, CatalogueError};
 use crate::detect::spin::{SpinDetector, SpinSettings};
 use crate::directory::Directory;
 use crate::dirty::Dirty;
+use crate::export::Exporter;
 use crate::grpc::QueryService;
 use crate::hook::{HookConfig, run_hook};
 use crate::http::{App, router};
@@ -268,6 +269,13 @@ pub async fn start(
         clock: Arc::clone(&clock),
     });
     deletion.finish()?;
+    let exporter = Exporter::new(
+        Arc::clone(&store),
+        Arc::clone(&trees),
+        Arc::clone(&directory),
+        Arc::clone(&rolled),
+        query.clone(),
+    );
     let app = App::new(
         query,
         Arc::clone(&alerts),
@@ -346,7 +354,8 @@ pub async fn start(
     );
     let backups = Backups::new(Arc::clone(&kept_store), config.backup_folder());
     let admin = AdminService::new(backups, deletion);
-    let routes = routes(ingest, app.clone(), admin).await;
+    let queries = QueryService::new(app.clone(), exporter);
+    let routes = routes(ingest, queries, admin).await;
     let router = router(app, routes, authenticator);
     let mut port = JoinSet::new();
     port.spawn(listen::serve(
@@ -378,12 +387,12 @@ pub async fn start(
 }
 
 /// The gRPC services of the port.
-async fn routes(ingest: IngestService, app: App, admin: AdminService) -> Routes {
+async fn routes(ingest: IngestService, query: QueryService, admin: AdminService) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
     let ingest = IngestServer::new(ingest)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let query = QueryServer::new(QueryService::new(app)).max_encoding_message_size(usize::MAX);
+    let query = QueryServer::new(query).max_encoding_message_size(usize::MAX);
     health.set_serving::<IngestServer<IngestService>>().await;
     health.set_serving::<QueryServer<QueryService>>().await;
     Routes::new(ingest)

@@ -11,7 +11,8 @@ use proto::value_type::Temporality;
 use super::text;
 use crate::answer::ProfileAnswer;
 
-pub(super) fn saturate(value: i128) -> i64 {
+/// `value`, held at the limits of 64 bits.
+pub(crate) fn saturate(value: i128) -> i64 {
     i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
 }
 

@@ -280,6 +280,7 @@ async fn every_verb_has_examples() {
         "backup",
         "restore",
         "delete",
+        "export",
     ] {
         let help = run(&[verb, "--help"]).await;
         assert_eq!(help.code, 0);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use collector::serve;
 use collector::store::rocks::RocksStore;
 use collector::store::tier::Tier;
 use collector::store::{PtypeId, ServiceId, ServiceKey, Store, StoreError, SumRequest};
@@ -14,11 +13,10 @@ use proto::pb::tepui::RefusalCode;
 use proto::profile::{Facts, Profile};
 use proto::window::{Clock, SystemClock, UnixNanos, Window};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::run;
 use crate::push::{Answer, Pusher, profile};
-use crate::server::Server;
+use crate::server::{Server, start_in};
 
 const INSTANCE: [u8; 16] = [5; 16];
 
@@ -204,26 +202,12 @@ async fn what_comes_in_meanwhile_is_of_the_new_service_or_gone_and_others_count_
 async fn a_start_finishes_what_a_kill_interrupted() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let config = || {
-        let mut config = collector::config::Config {
-            listen: "127.0.0.1:0".to_owned(),
-            data: data.clone(),
-            ..collector::config::Config::default()
-        };
-        config.self_profile.enabled = false;
-        config
-    };
     let since = SystemClock.now().saturating_sub(Duration::from_secs(60));
     let start = SystemClock.now().saturating_sub(Duration::from_secs(20));
     let stack: &[&str] = &["main", "work"];
     let mut kept = String::new();
     for round in 0..2 {
-        let shutdown = CancellationToken::new();
-        let clock = Arc::new(SystemClock);
-        let running = serve::start(config(), clock, shutdown.clone())
-            .await
-            .unwrap();
-        let url = format!("http://{}", running.address());
+        let (url, stop) = start_in(&data).await;
         let mut pusher = Pusher::connect(&url, INSTANCE).await.unwrap();
         match round {
             0 => {
@@ -239,8 +223,7 @@ async fn a_start_finishes_what_a_kill_interrupted() {
             }
         }
         drop(pusher);
-        shutdown.cancel();
-        running.finish().await;
+        stop.await;
         let store = RocksStore::open(&data, 8 << 20).unwrap();
         let name = ServiceKey {
             tenant: "anonymous".to_owned(),

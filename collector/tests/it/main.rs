@@ -10,6 +10,7 @@ mod backup;
 mod cli;
 mod compare;
 mod delete;
+mod export;
 mod hostile;
 mod http;
 mod push;

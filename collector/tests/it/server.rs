@@ -172,3 +172,23 @@ impl Server {
         self.running.finish().await;
     }
 }
+
+/// Starts a collector on the folder `data`; returns its address and what stops it.
+pub(crate) async fn start_in(data: &Path) -> (String, impl Future<Output = ()>) {
+    let mut config = Config {
+        listen: "127.0.0.1:0".to_owned(),
+        data: data.to_owned(),
+        ..Config::default()
+    };
+    config.self_profile.enabled = false;
+    let shutdown = CancellationToken::new();
+    let running = serve::start(config, Arc::new(SystemClock), shutdown.clone())
+        .await
+        .unwrap();
+    let url = format!("http://{}", running.address());
+    let stop = async move {
+        shutdown.cancel();
+        running.finish().await;
+    };
+    (url, stop)
+}

@@ -1276,6 +1276,63 @@ pub struct TimelineGroup {
     #[prost(uint64, repeated, tag = "3")]
     pub observed_nanos: ::prost::alloc::vec::Vec<u64>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportRequest {
+    /// As in ProfileRequest, but for an empty type, which means all.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub start_unix_nanos: i64,
+    #[prost(int64, tag = "3")]
+    pub end_unix_nanos: i64,
+    #[prost(string, tag = "4")]
+    pub profile_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub selector: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportResponse {
+    #[prost(oneof = "export_response::Body", tags = "1, 2")]
+    pub body: ::core::option::Option<export_response::Body>,
+}
+/// Nested message and enum types in `ExportResponse`.
+pub mod export_response {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Body {
+        #[prost(message, tag = "1")]
+        File(super::ExportedFile),
+        /// The last message of an export that is whole.
+        #[prost(message, tag = "2")]
+        End(super::ExportEnd),
+    }
+}
+/// What one profile of one series holds of one window.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportedFile {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub series: u32,
+    /// In whole seconds.
+    #[prost(int64, tag = "4")]
+    pub start_unix_nanos: i64,
+    /// What its types have in common, for example "process_cpu".
+    #[prost(string, tag = "5")]
+    pub profile: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "6")]
+    pub pprof_gz: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportEnd {
+    #[prost(uint64, tag = "1")]
+    pub files: u64,
+    /// Windows of the range that start before this are kept as sums only; 0 when all
+    /// are there.
+    #[prost(int64, tag = "2")]
+    pub gone_before_unix_nanos: i64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServicesRequest {
     #[prost(int64, tag = "1")]
@@ -1522,6 +1579,28 @@ pub mod query_client {
             req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Timeline"));
             self.inner.unary(req, path, codec).await
         }
+        /// Raw windows as pprof files, and at last what is not there any more.
+        pub async fn export(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ExportResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tepui.v1.Query/Export");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Export"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         pub async fn anomalies(
             &mut self,
             request: impl tonic::IntoRequest<super::AnomaliesRequest>,
@@ -1602,6 +1681,17 @@ pub mod query_server {
             tonic::Response<super::TimelineResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the Export method.
+        type ExportStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExportResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Raw windows as pprof files, and at last what is not there any more.
+        async fn export(
+            &self,
+            request: tonic::Request<super::ExportRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ExportStream>, tonic::Status>;
         async fn anomalies(
             &self,
             request: tonic::Request<super::AnomaliesRequest>,
@@ -1858,6 +1948,52 @@ pub mod query_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/Export" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::ServerStreamingService<super::ExportRequest>
+                    for ExportSvc<T> {
+                        type Response = super::ExportResponse;
+                        type ResponseStream = T::ExportStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::export(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
