@@ -15,6 +15,7 @@ pub mod labels;
 pub mod output;
 pub mod query;
 pub mod restore;
+pub mod series;
 pub mod serve;
 pub mod services;
 pub mod status;
@@ -56,6 +57,8 @@ enum Verb {
     Services(services::Args),
     /// List label names of a service, or the values of one
     Labels(labels::Args),
+    /// List the series of a service
+    Series(series::Args),
     /// List alerts, follow them, or show one with its evidence
     Anomalies(anomalies::Args),
     /// Store profiles that other tools recorded
@@ -125,6 +128,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Export(args) => export::run(args, now).await,
         Verb::Services(args) => services::run(args, now).await,
         Verb::Labels(args) => labels::run(args).await,
+        Verb::Series(args) => series::run(args, now).await,
         Verb::Anomalies(args) => anomalies::run(args, clock.as_ref()).await,
         Verb::Status(args) => status::run(args, now).await,
         Verb::Backup(args) => backup::run(args).await,

@@ -234,6 +234,35 @@ impl QueryDoor for QueryService {
         Ok(Response::new(pb::LabelsResponse { values }))
     }
 
+    async fn series(
+        &self,
+        request: Request<pb::SeriesRequest>,
+    ) -> Result<Response<pb::SeriesResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let window = match (request.start_unix_nanos, request.end_unix_nanos) {
+            (0, 0) => None,
+            (start, end) => Some(window(start, end)?),
+        };
+        let (service, selector) = (service(&request.service)?, selector(&request.selector)?);
+        let query = &self.app.query;
+        let found = query.series(&tenant, &service, &selector, window).await;
+        let found = self.counted(QueryKind::Labels, found)?;
+        let label = |(name, value): (&str, &str)| pb::Label {
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        let series = found.iter().map(|series| pb::Series {
+            id: series.id.0,
+            labels: Some(pb::LabelSet {
+                labels: series.labels.iter().map(label).collect(),
+            }),
+        });
+        Ok(Response::new(pb::SeriesResponse {
+            series: series.collect(),
+        }))
+    }
+
     async fn anomalies(
         &self,
         request: Request<pb::AnomaliesRequest>,

@@ -4,6 +4,7 @@
 //! Summing runs on blocking threads, at most [`MAX_QUERIES`] at once; a caller
 //! that goes away while it waits costs nothing.
 
+pub mod series;
 pub mod timeline;
 
 use std::str::FromStr;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use proto::labels::{LabelSet, Selector};
+use proto::labels::Selector;
 use proto::status::{Kind, chain};
 use proto::value_type::{ProfileType, Temporality};
 use proto::window::{Clock, UnixNanos, Window};
@@ -307,33 +308,6 @@ impl Query {
         let flag = Arc::clone(&gone.0);
         self.blocking(move |inner| timeline::answer(inner, &tenant, &request, &flag))
             .await
-    }
-
-    /// Labels of a service's series that `selector` picks, at most
-    /// [`MAX_SERIES`].
-    ///
-    /// # Errors
-    ///
-    /// [`QueryError`] if the service is not known or the store fails.
-    pub async fn series(
-        &self,
-        tenant: &str,
-        service: &ServiceName,
-        selector: &Selector,
-    ) -> Result<Vec<Arc<LabelSet>>, QueryError> {
-        let (tenant, service, selector) = (tenant.to_owned(), service.clone(), selector.clone());
-        self.blocking(move |inner| {
-            let mut found = Vec::new();
-            for (id, _) in inner.find(&tenant, &service)? {
-                inner.directory.with_series(id, |table| {
-                    let picked = table.iter().filter(|(_, labels)| selector.accepts(labels));
-                    found.extend(picked.map(|(_, labels)| Arc::clone(labels)));
-                })?;
-            }
-            found.truncate(MAX_SERIES);
-            Ok(found)
-        })
-        .await
     }
 
     /// Services with a window in `window`, by namespace and name.

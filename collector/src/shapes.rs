@@ -8,8 +8,43 @@ use proto::window::UnixNanos;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::{Alert, AlertFilter, AlertState, Alerts};
+use crate::query::series::FoundSeries;
 use crate::query::{ServiceName, ServiceSummary};
 use crate::time_range::rfc3339;
+
+/// A series as `series` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SeriesShape {
+    /// Its number within its service, as names of exported files have it.
+    pub id: u32,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl From<&FoundSeries> for SeriesShape {
+    fn from(series: &FoundSeries) -> Self {
+        let labels = series.labels.iter();
+        Self {
+            id: series.id.0,
+            labels: labels
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+        }
+    }
+}
+
+impl From<pb::Series> for SeriesShape {
+    fn from(series: pb::Series) -> Self {
+        let labels = series.labels.unwrap_or_default().labels;
+        Self {
+            id: series.id,
+            labels: labels
+                .into_iter()
+                .map(|label| (label.name, label.value))
+                .collect(),
+        }
+    }
+}
 
 /// A service as `services` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]

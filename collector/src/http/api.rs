@@ -1,7 +1,6 @@
 //! `/api/v1`: profiles, services, labels and alerts as files and JSON. The JSON
 //! is an interface: fields may be added, none changes its meaning.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -10,7 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Json, Redirect, Response};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use proto::labels::{LabelSet, Selector};
+use proto::labels::Selector;
 use proto::status::Kind;
 use proto::window::Window;
 use serde::{Deserialize, Serialize};
@@ -26,7 +25,7 @@ use crate::auth::Principal;
 use crate::metrics::QueryKind;
 use crate::query::ServiceName;
 use crate::render::{self, Format, RenderContext, Style};
-use crate::shapes::{self, ServiceShape};
+use crate::shapes::{self, SeriesShape, ServiceShape};
 use crate::status::StatusReport;
 use crate::time_range::{self, rfc3339};
 
@@ -120,15 +119,10 @@ pub async fn labels(
 /// Answer of `/api/v1/series`.
 #[derive(Debug, Serialize)]
 pub struct SeriesList {
-    series: Vec<SeriesEntry>,
+    series: Vec<SeriesShape>,
 }
 
-#[derive(Debug, Serialize)]
-struct SeriesEntry {
-    labels: BTreeMap<String, String>,
-}
-
-/// `GET /api/v1/series`.
+/// `GET /api/v1/series`; without a range every series there ever was.
 pub async fn series(
     State(app): State<App>,
     Extension(principal): Extension<Principal>,
@@ -136,19 +130,20 @@ pub async fn series(
 ) -> Result<Json<SeriesList>, ApiError> {
     let service: ServiceName = params.service.parse()?;
     let selector = selector(params.select.as_deref())?;
+    let window = match (
+        given(params.since.as_deref()),
+        given(params.until.as_deref()),
+    ) {
+        (None, None) => None,
+        (since, until) => Some(time_range::window(since, until, app.clock.now())?),
+    };
     let found = app
         .query
-        .series(&principal.tenant, &service, &selector)
+        .series(&principal.tenant, &service, &selector, window)
         .await;
     let found = app.counted(QueryKind::Labels, found)?;
-    let entry = |labels: &Arc<LabelSet>| SeriesEntry {
-        labels: labels
-            .iter()
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
-    };
     Ok(Json(SeriesList {
-        series: found.iter().map(entry).collect(),
+        series: found.iter().map(SeriesShape::from).collect(),
     }))
 }
 

@@ -71,6 +71,10 @@ pub struct SeriesParams {
     pub service: String,
     /// Which of them.
     pub select: Option<String>,
+    /// Only those with a window since then, as [`time_range`] reads it.
+    pub since: Option<String>,
+    /// … and before then.
+    pub until: Option<String>,
 }
 
 /// Which profiles are compared, and how the comparison is written.

@@ -1,5 +1,6 @@
 //! Sums over ranges of time, read from the coarsest rows that tile them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proto::window::Window;
@@ -104,6 +105,53 @@ impl RangeReader {
             }
         }
         Ok(rounded_to)
+    }
+
+    /// Series of a service that have a window of one of `types` in a range. Where
+    /// windows are gone, those that have one in the rows that stand for them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store fails or a row is damaged.
+    pub fn present(
+        &self,
+        service: ServiceId,
+        types: &[PtypeId],
+        window: Window,
+    ) -> Result<BTreeSet<SeriesId>, StoreError> {
+        let (from_s, until_s) = seconds(window);
+        let mut present = BTreeSet::new();
+        // Every window notes its series under this type, by day.
+        let mut missing = self.store.active_series(PtypeId::FACTS, service, window)?;
+        let view = self.rolled.view(service);
+        let imports = Tile {
+            tier: Tier::Import,
+            from_s,
+            until_s,
+        };
+        let tiles = plan(from_s, until_s, &OF_SERIES, &view).tiles;
+        for tile in tiles.into_iter().chain([imports]) {
+            let Some(window) = range(tile.from_s, tile.until_s) else {
+                continue;
+            };
+            for ptype in types {
+                if missing.is_empty() {
+                    return Ok(present);
+                }
+                let request = SumRequest {
+                    tier: tile.tier,
+                    ptype: *ptype,
+                    service,
+                    series: Some(&missing),
+                    window,
+                };
+                self.store.keys(&request, &mut |key| {
+                    present.insert(key.series);
+                })?;
+                missing.retain(|series| !present.contains(series));
+            }
+        }
+        Ok(present)
     }
 
     fn tile(

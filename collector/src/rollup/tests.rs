@@ -269,6 +269,17 @@ impl World {
             .groups()
             .get(service, "version", "even")
             .unwrap();
+        let aligned = from_s.is_multiple_of(HOUR_S) && until_s.is_multiple_of(HOUR_S);
+        if aligned || from_s >= running.rolled.dropped(Tier::Window) {
+            let in_range = pushed
+                .iter()
+                .filter(|p| (from_s..until_s).contains(&p.start_s));
+            let pods: BTreeSet<usize> = in_range.map(|p| p.pod).collect();
+            let expected = series(&pods.into_iter().collect::<Vec<_>>());
+            let all: Vec<PtypeId> = types.iter().map(|(id, _)| *id).collect();
+            let present = running.reader.present(service, &all, window).unwrap();
+            assert_eq!(present.into_iter().collect::<Vec<_>>(), expected);
+        }
         let selection = match (pods, even) {
             (None, _) => Selection::All,
             (Some([0, 2]), Some(id)) => Selection::Group {

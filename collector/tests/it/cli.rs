@@ -59,6 +59,14 @@ async fn answers_go_to_stdout_and_nothing_to_stderr() {
             vec!["labels", "--service", "logger", "--format", "json"],
             "\"names\"",
         ),
+        (
+            vec!["series", "--service", "logger"],
+            "SERIES  LABELS\n     1  {pod=\"p-1\", service=\"logger\"}\n",
+        ),
+        (
+            vec!["series", "--service", "logger", "--format", "json"],
+            "\"id\": 1",
+        ),
         (vec!["anomalies"], "no alerts\n"),
         (vec!["anomalies", "--format", "json"], "\"anomalies\": []"),
         (vec!["status"], "1 batches"),
@@ -281,6 +289,7 @@ async fn every_verb_has_examples() {
         "restore",
         "delete",
         "export",
+        "series",
     ] {
         let help = run(&[verb, "--help"]).await;
         assert_eq!(help.code, 0);

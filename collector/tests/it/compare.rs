@@ -111,6 +111,13 @@ async fn a_value_is_charted_by_label() {
     assert_eq!(many.status, 400, "{}", many.text());
     let series = server.get("/api/v1/series?service=api", &[]).await;
     assert_eq!(series.json()["series"].as_array().unwrap().len(), 2);
+    assert_eq!(series.json()["series"][1]["id"], 2);
+    for (range, expected) in [("since=10m", 2), ("since=20m&until=15m", 0)] {
+        let path = format!("/api/v1/series?service=api&{range}");
+        let found = server.get(&path, &[]).await.json();
+        let found = found["series"].as_array().map(Vec::len);
+        assert_eq!(found, Some(expected), "{range}");
+    }
     let url = server.url();
     let shown = run(&[
         "timeline",

@@ -1379,6 +1379,32 @@ pub struct LabelsResponse {
     pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SeriesRequest {
+    /// As in ProfileRequest.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// Only series with a window in this range; both 0 means ever.
+    #[prost(int64, tag = "2")]
+    pub start_unix_nanos: i64,
+    #[prost(int64, tag = "3")]
+    pub end_unix_nanos: i64,
+    #[prost(string, tag = "4")]
+    pub selector: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SeriesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub series: ::prost::alloc::vec::Vec<Series>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Series {
+    /// Its number within its service.
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    #[prost(message, optional, tag = "2")]
+    pub labels: ::core::option::Option<LabelSet>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AnomaliesRequest {
     #[prost(string, tag = "1")]
     pub service: ::prost::alloc::string::String,
@@ -1557,6 +1583,25 @@ pub mod query_client {
             req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Labels"));
             self.inner.unary(req, path, codec).await
         }
+        /// Series of a service, by number.
+        pub async fn series(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SeriesRequest>,
+        ) -> std::result::Result<tonic::Response<super::SeriesResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tepui.v1.Query/Series");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Series"));
+            self.inner.unary(req, path, codec).await
+        }
         /// A quantity over time, step by step.
         pub async fn timeline(
             &mut self,
@@ -1673,6 +1718,11 @@ pub mod query_server {
             &self,
             request: tonic::Request<super::LabelsRequest>,
         ) -> std::result::Result<tonic::Response<super::LabelsResponse>, tonic::Status>;
+        /// Series of a service, by number.
+        async fn series(
+            &self,
+            request: tonic::Request<super::SeriesRequest>,
+        ) -> std::result::Result<tonic::Response<super::SeriesResponse>, tonic::Status>;
         /// A quantity over time, step by step.
         async fn timeline(
             &self,
@@ -1894,6 +1944,49 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LabelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/Series" => {
+                    #[allow(non_camel_case_types)]
+                    struct SeriesSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::SeriesRequest>
+                    for SeriesSvc<T> {
+                        type Response = super::SeriesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SeriesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::series(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SeriesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
