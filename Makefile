@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/tepui-target
 export TEPUI_TOOLS ?= $(HOME)/.cache/tepui-tools
-export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:$(TEPUI_TOOLS)/venv/bin
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin:$(TEPUI_TOOLS)/venv/bin:$(TEPUI_TOOLS)/bin
 export GOTOOLCHAIN := local
 unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS RUST_BACKTRACE
 

@@ -3,7 +3,7 @@
 # root on Debian it installs the packages; otherwise it prints the line to type
 # and exits with 1. A second run finds everything there and asks no network.
 #
-#   TEPUI_TOOLS=DIR   where tools from PyPI go (default: ~/.cache/tepui-tools)
+#   TEPUI_TOOLS=DIR   where tools from PyPI and promtool go (default: ~/.cache/tepui-tools)
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -107,6 +107,29 @@ check_tools() {
   cp "$here/tools.txt" "$tools/venv/installed.txt"
 }
 
+# Only promtool: installing its package would start a server as well.
+check_promtool() {
+  if command -v promtool >/dev/null || [[ -x $tools/bin/promtool ]]; then return; fi
+  if ! command -v apt-get >/dev/null; then
+    printf 'setup: promtool is missing; take it from https://prometheus.io/download and put it into %s\n' "$tools/bin" >&2
+    exit 1
+  fi
+  if ! apt-cache show prometheus >/dev/null 2>&1; then
+    if [[ $(id -u) -ne 0 ]]; then
+      printf 'setup: the package lists are missing; type this and try again:\n\n  sudo apt-get update\n\n' >&2
+      exit 1
+    fi
+    apt-get update -q -o Acquire::Retries=3
+  fi
+  printf 'setup: taking promtool from the package prometheus into %s\n' "$tools/bin"
+  mkdir -p "$tools/bin" "$tools/unpacked"
+  (cd "$tools/unpacked" && apt-get download -q -o Acquire::Retries=3 prometheus)
+  dpkg-deb -x "$tools"/unpacked/prometheus_*.deb "$tools/unpacked"
+  install "$tools/unpacked/usr/bin/promtool" "$tools/bin/promtool"
+  rm -r "$tools/unpacked"
+}
+
 check_packages
 check_rust
 check_tools
+check_promtool

@@ -49,7 +49,7 @@ impl QueryService {
     fn counted<T>(&self, kind: QueryKind, found: Result<T, QueryError>) -> Result<T, Status> {
         self.app.metrics.queries(kind).inc();
         found.map_err(|error| {
-            self.app.metrics.query_failures(error.kind()).inc();
+            self.app.metrics.query_failed(&error);
             error.status()
         })
     }
@@ -160,7 +160,10 @@ impl QueryDoor for QueryService {
         let metrics = &self.app.metrics;
         metrics.queries(QueryKind::Export).inc();
         let failed = |metrics: &Metrics, error: ExportError| {
-            metrics.query_failures(error.kind()).inc();
+            match &error {
+                ExportError::Query(error) => metrics.query_failed(error),
+                ExportError::Busy | ExportError::Gone => metrics.failed(error.kind()),
+            }
             error.kind().status(chain(&error))
         };
         let place = self.exporter.place().map_err(|e| failed(metrics, e))?;

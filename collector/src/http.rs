@@ -88,7 +88,7 @@ impl App {
     ) -> Result<T, ApiError> {
         self.metrics.queries(kind).inc();
         found.map_err(|error| {
-            self.metrics.query_failures(error.kind()).inc();
+            self.metrics.query_failed(&error);
             ApiError::from(error)
         })
     }

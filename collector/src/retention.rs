@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::status::chain;
 use proto::window::{Clock, UnixNanos};
@@ -50,6 +50,24 @@ impl Horizons {
     }
 }
 
+/// What was dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// How many stretches of time.
+    pub stretches: usize,
+    /// How long the longest drop of one took.
+    pub longest: Duration,
+}
+
+impl Dropped {
+    fn and(self, other: Self) -> Self {
+        Self {
+            stretches: self.stretches.saturating_add(other.stretches),
+            longest: self.longest.max(other.longest),
+        }
+    }
+}
+
 /// The folder of the store.
 #[derive(Clone, Debug)]
 pub struct Folder {
@@ -79,11 +97,11 @@ impl Folder {
 
     /// Drops the oldest rows while the folder is too large, and says whether
     /// windows may be added.
-    fn keep_below(&self, store: &dyn Store, rolled: &Rolled) -> Result<usize, StoreError> {
+    fn keep_below(&self, store: &dyn Store, rolled: &Rolled) -> Result<Dropped, StoreError> {
         // One stretch at a time: what its files give back shows only later.
         let dropped = match self.max_bytes > 0 && self.bytes() > self.max_bytes {
             true => drop_oldest(store, rolled)?,
-            false => 0,
+            false => Dropped::default(),
         };
         let is_over = self.max_bytes > 0 && self.bytes() > self.max_bytes;
         let is_full = is_over || self.free_bytes() < LEAST_FREE_BYTES;
@@ -97,8 +115,8 @@ impl Folder {
     }
 }
 
-/// Drops the oldest stretch of the finest rows that may go; 0 if none may.
-fn drop_oldest(store: &dyn Store, rolled: &Rolled) -> Result<usize, StoreError> {
+/// Drops the oldest stretch of the finest rows that may go.
+fn drop_oldest(store: &dyn Store, rolled: &Rolled) -> Result<Dropped, StoreError> {
     for tier in FIRST_TO_GO {
         let stretches = store.stretches(Kept::Rows(tier));
         // The newest is being written.
@@ -106,14 +124,16 @@ fn drop_oldest(store: &dyn Store, rolled: &Rolled) -> Result<usize, StoreError> 
             let time = instant(end);
             let dropped = drop_rows(store, rolled, tier, time)?;
             let features = match tier {
-                Tier::Window if dropped > 0 => store.drop_before(Kept::Features, time)?,
-                _ => 0,
+                Tier::Window if dropped.stretches > 0 => {
+                    drop_stretches(store, Kept::Features, time)?
+                }
+                _ => Dropped::default(),
             };
             // Finer rows that must wait are no reason to drop coarser ones.
-            return Ok(dropped + features);
+            return Ok(dropped.and(features));
         }
     }
-    Ok(0)
+    Ok(Dropped::default())
 }
 
 /// Drops old rows and measures sizes until `shutdown`.
@@ -134,18 +154,21 @@ pub async fn keep_house(
     loop {
         let (store, trees, rolled) = (Arc::clone(&store), Arc::clone(&trees), Arc::clone(&rolled));
         let now = clock.now();
-        let folder = folder.clone();
+        let (folder, is_full) = (folder.clone(), Arc::clone(&folder.is_full));
         let measured = tokio::task::spawn_blocking(move || {
             let dropped = drop_old(&*store, &rolled, &horizons, now)
-                .and_then(|old| Ok(old + folder.keep_below(&*store, &rolled)?));
-            (dropped, store.usage(), trees.usage().0)
+                .and_then(|old| Ok(old.and(folder.keep_below(&*store, &rolled)?)));
+            (dropped, store.usage(), trees.usage(), trees.node_count())
         })
         .await;
         match measured {
-            Ok((dropped, usage, tree_bytes)) => {
+            Ok((dropped, usage, (tree_bytes, trees), nodes)) => {
                 match dropped {
-                    Ok(0) => {}
-                    Ok(families) => info!(families, "old rows dropped"),
+                    Ok(Dropped { stretches: 0, .. }) => {}
+                    Ok(Dropped { stretches, longest }) => {
+                        metrics.longest_drop.observe(longest);
+                        info!(stretches, ?longest, "old rows dropped");
+                    }
                     Err(failure) => error!(error = chain(&failure), "old rows not dropped"),
                 }
                 metrics.store_bytes.set(signed(usage.disk_bytes));
@@ -153,6 +176,12 @@ pub async fn keep_house(
                 metrics
                     .cache_bytes
                     .set(signed(usage.memory_bytes.saturating_add(tree_bytes)));
+                metrics.stretches.set(count(usage.families));
+                metrics.trees.set(count(trees));
+                metrics.tree_nodes.set(count(nodes));
+                metrics
+                    .disk_full
+                    .set(is_full.load(Ordering::Relaxed).into());
             }
             Err(panicked) => error!(error = %panicked, "housekeeping ended early"),
         }
@@ -163,7 +192,7 @@ pub async fn keep_house(
     }
 }
 
-/// Drops every family that ended before it is to be kept; returns how many.
+/// Drops every stretch of time that ended before it is to be kept.
 ///
 /// # Errors
 ///
@@ -173,16 +202,35 @@ pub fn drop_old(
     rolled: &Rolled,
     horizons: &Horizons,
     now: UnixNanos,
-) -> Result<usize, StoreError> {
-    let mut dropped = 0;
+) -> Result<Dropped, StoreError> {
+    let mut dropped = Dropped::default();
     for tier in Tier::ALL {
         let horizon = now.saturating_sub(horizons.of(tier));
-        dropped += drop_rows(store, rolled, tier, horizon)?;
+        dropped = dropped.and(drop_rows(store, rolled, tier, horizon)?);
     }
     let features = now.saturating_sub(horizons.windows);
-    dropped += store.drop_before(Kept::Features, features)?;
     let days = now.saturating_sub(horizons.of(Tier::Day));
-    Ok(dropped + store.drop_before(Kept::Active, days)?)
+    Ok(dropped
+        .and(drop_stretches(store, Kept::Features, features)?)
+        .and(drop_stretches(store, Kept::Active, days)?))
+}
+
+/// Drops what `kept` says that ended before `time`, one stretch after the other.
+fn drop_stretches(store: &dyn Store, kept: Kept, time: UnixNanos) -> Result<Dropped, StoreError> {
+    let before = u64::try_from(time.seconds()).unwrap_or(0);
+    let mut dropped = Dropped::default();
+    for (_, end) in store.stretches(kept) {
+        if end > before {
+            continue;
+        }
+        let began = Instant::now();
+        let stretches = store.drop_before(kept, instant(end))?;
+        dropped = dropped.and(Dropped {
+            stretches,
+            longest: began.elapsed(),
+        });
+    }
+    Ok(dropped)
 }
 
 /// Drops the families of `tier` that ended before `time` and on which no
@@ -192,7 +240,7 @@ fn drop_rows(
     rolled: &Rolled,
     tier: Tier,
     time: UnixNanos,
-) -> Result<usize, StoreError> {
+) -> Result<Dropped, StoreError> {
     let before = u64::try_from(time.seconds()).unwrap_or(0);
     let old = store.stretches(Kept::Rows(tier));
     let Some(until) = old
@@ -203,7 +251,7 @@ fn drop_rows(
         .filter(|end| tier != Tier::Minute || *end <= rolled.dropped(Tier::Window))
         .max()
     else {
-        return Ok(0);
+        return Ok(Dropped::default());
     };
     // Windows and minutes go into hours, hours into days.
     let summed = match tier {
@@ -215,7 +263,7 @@ fn drop_rows(
     let _alone = rolled.alone();
     let waits = rolled.has_late_before(until);
     if summed < until || waits {
-        return Ok(0);
+        return Ok(Dropped::default());
     }
     let gone = WriteGroup {
         dictionary: vec![rows::dropped(tier, until)],
@@ -223,7 +271,11 @@ fn drop_rows(
     };
     Store::write(store, &gone)?;
     rolled.drop_before(tier, until);
-    store.drop_before(Kept::Rows(tier), instant(until))
+    drop_stretches(store, Kept::Rows(tier), instant(until))
+}
+
+fn count(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn signed(bytes: u64) -> i64 {
@@ -285,7 +337,10 @@ mod tests {
         };
         let left = |store: &dyn Store| (days(store, Tier::Window), days(store, Tier::Minute));
         // Nothing is summed up: nothing may go, and windows must wait.
-        assert_eq!(folder.keep_below(&store, &rolled).unwrap(), 0);
+        assert_eq!(
+            folder.keep_below(&store, &rolled).unwrap(),
+            Dropped::default()
+        );
         assert_eq!(left(&store), (3, 3));
         assert!(folder.is_full.load(Ordering::Relaxed));
         for tier in [Tier::Minute, Tier::Hour, Tier::Day] {
@@ -299,10 +354,21 @@ mod tests {
             series: SeriesId(1),
         };
         rolled.mark([], [late]);
-        assert_eq!(folder.keep_below(&store, &rolled).unwrap(), 0);
+        assert_eq!(
+            folder.keep_below(&store, &rolled).unwrap(),
+            Dropped::default()
+        );
         rolled.forget_late(&[late]);
-        for expected in [(2, 3), (1, 3), (1, 2), (1, 1), (1, 1)] {
-            folder.keep_below(&store, &rolled).unwrap();
+        for (expected, stretches) in [
+            ((2, 3), 1),
+            ((1, 3), 1),
+            ((1, 2), 1),
+            ((1, 1), 1),
+            ((1, 1), 0),
+        ] {
+            let dropped = folder.keep_below(&store, &rolled).unwrap();
+            assert_eq!(dropped.stretches, stretches);
+            assert_eq!(dropped.longest.is_zero(), stretches == 0);
             assert_eq!(left(&store), expected);
         }
         assert_eq!(rolled.dropped(Tier::Window), FIRST_S + 2 * DAY_S);

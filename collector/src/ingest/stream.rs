@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, stream};
 use prost::Message;
@@ -142,6 +142,7 @@ enum State {
 struct Waiting {
     instance: Vec<u8>,
     sequence: u64,
+    arrived: Instant,
     outcome: Owed,
 }
 
@@ -218,11 +219,13 @@ impl Push {
             match turn {
                 Turn::Answered(outcome) => {
                     let owed = self.waiting.pop_front()?;
+                    self.metrics.ack_times.observe(owed.arrived.elapsed());
                     if let Outcome::Refused { code, .. } = &outcome
                         && *code == pb::RefusalCode::DictionaryReset
                     {
                         // The last word: nothing on this stream holds any more.
                         self.state = State::Ended;
+                        self.metrics.dictionary_resets.inc();
                     }
                     return Some(Ok(message(outcome, owed.instance, owed.sequence)));
                 }
@@ -288,10 +291,12 @@ impl Push {
                     return Err(Kind::Invalid.status("the first message of a stream must be Hello"));
                 }
                 let (instance, sequence) = (batch.instance.clone(), batch.sequence);
+                let arrived = Instant::now();
                 let outcome = self.batch(batch).await;
                 self.waiting.push_back(Waiting {
                     instance,
                     sequence,
+                    arrived,
                     outcome,
                 });
                 Ok(None)

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::dictionary::{WireWindow, WireWindowError};
 use proto::labels::LabelSet;
@@ -377,7 +377,10 @@ impl Writer {
         let written = if pending.group.is_empty() {
             Ok(())
         } else {
-            Store::write(&*self.store, &pending.group)
+            let began = Instant::now();
+            let written = Store::write(&*self.store, &pending.group);
+            self.metrics.commit_times.observe(began.elapsed());
+            written
         };
         match written {
             Ok(()) => {

@@ -335,6 +335,9 @@ impl ServiceTree {
         let hash = self.hash_of(root_first);
         // Most stacks are known: one look instead of one for each frame.
         if let Some(&stack) = self.path_ids.get(&hash) {
+            if self.is_full() && self.is_overflow(stack) {
+                self.overflowed = self.overflowed.saturating_add(1);
+            }
             return stack;
         }
         let leaf = match self.is_full() {
@@ -365,6 +368,12 @@ impl ServiceTree {
             self.nodes.push((parent, frame));
         }
         node
+    }
+
+    /// Whether a stack ends in [`OVERFLOW`].
+    fn is_overflow(&self, stack: u32) -> bool {
+        let leaf = self.frames_of(stack).next();
+        leaf.and_then(|frame| self.string(frame.function)) == Some(OVERFLOW)
     }
 
     /// The node of a path, or the last one on it that is there.

@@ -124,6 +124,16 @@ impl Trees {
         state.held.remove(&service);
     }
 
+    /// Nodes of the trees in memory; one that is being changed is left out.
+    pub fn node_count(&self) -> usize {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let trees = state
+            .held
+            .values()
+            .filter_map(|held| held.tree.try_read().ok());
+        trees.map(|tree| tree.node_count()).sum()
+    }
+
     /// Bytes of the trees in memory, as last measured, and how many there are.
     pub fn usage(&self) -> (usize, usize) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
