@@ -5,6 +5,8 @@
 //! standard input what time it is and answers on its standard output; it ends
 //! when its input does, so it never outlives this process.
 
+use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
+use crate::fatal::Place;
 use crate::fleet::Advance;
 use crate::process::{self, Usage};
 
@@ -25,6 +28,8 @@ const LINE_TIME: Duration = Duration::from_secs(30);
 /// How often [`Server::settle`] looks, and how long in a row it must be quiet.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const QUIET_LOOKS: u32 = 8;
+/// Number of the signal that no process can catch (signal(7)).
+const SIGKILL: i32 = 9;
 /// CPU time between two looks that still counts as quiet.
 const QUIET_CPU: Duration = Duration::from_millis(20);
 
@@ -41,7 +46,21 @@ pub struct ServerConfig {
     pub port: u16,
     /// Core to stay on, if it is to.
     pub core: Option<usize>,
+    /// Where it ends by SIGKILL, if it is to.
+    pub kill_at: Option<Place>,
 }
+
+/// A collector was ended by SIGKILL before it listened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KilledAtStart;
+
+impl fmt::Display for KilledAtStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bench-collector was killed before it listened")
+    }
+}
+
+impl std::error::Error for KilledAtStart {}
 
 /// A collector that runs.
 #[derive(Debug)]
@@ -79,6 +98,16 @@ impl Server {
     ///
     /// When it cannot be started or refuses its settings.
     pub async fn start(config: &ServerConfig) -> anyhow::Result<Self> {
+        Self::start_and(config, |_pid| {}).await
+    }
+
+    /// As [`Server::start`], and tells `begun` the process as soon as there is
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::start`]; [`KilledAtStart`] when it was killed meanwhile.
+    pub async fn start_and(config: &ServerConfig, begun: impl FnOnce(u32)) -> anyhow::Result<Self> {
         let began = Instant::now();
         let mut command = Command::new(program()?);
         command
@@ -95,6 +124,9 @@ impl Server {
         if let Some(core) = config.core {
             command.arg("--core").arg(core.to_string());
         }
+        if let Some(place) = config.kill_at {
+            command.arg("--kill-at").arg(place.to_string());
+        }
         let mut child = command.spawn().context("cannot start bench-collector")?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("bench-collector has no standard input or output");
@@ -109,7 +141,12 @@ impl Server {
             data: config.data.clone(),
             started_in: Duration::ZERO,
         };
-        let line = server.line(STEP_TIME).await?;
+        begun(server.pid);
+        let line = match server.line(STEP_TIME).await {
+            Ok(line) => line,
+            Err(_ended) if server.is_killed_within(STEP_TIME).await? => bail!(KilledAtStart),
+            Err(error) => return Err(error),
+        };
         server.address = line
             .strip_prefix("listening ")
             .with_context(|| format!("bench-collector said {line:?}"))?
@@ -206,6 +243,18 @@ impl Server {
             }
         }
         Ok(false)
+    }
+
+    /// Waits until it ends, at most `longest`; whether SIGKILL ended it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be waited for.
+    pub async fn is_killed_within(&mut self, longest: Duration) -> anyhow::Result<bool> {
+        match timeout(longest, self.child.wait()).await {
+            Ok(ended) => Ok(ended?.signal() == Some(SIGKILL)),
+            Err(_elapsed) => Ok(false),
+        }
     }
 
     /// Stops it in order.

@@ -1,11 +1,13 @@
 //! Compares what a collector answers with what it acknowledged, exactly.
 
+use std::time::Duration;
+
 use anyhow::{Context, bail};
 use proto::pb::tepui as pb;
 use proto::pb::tepui::query_client::QueryClient;
-use proto::window::Window;
+use proto::window::{UnixNanos, Window};
 
-use crate::corpus::{PERIOD_NS, ROOT_FINGERPRINT, fingerprint};
+use crate::corpus::{PERIOD_NS, ROOT_FINGERPRINT, fingerprint, pod_name, version_of};
 use crate::ledger::{Ledger, Sum};
 use crate::loopback;
 
@@ -115,21 +117,90 @@ pub async fn all(url: &str, ledger: &Ledger, range: Window) -> anyhow::Result<u6
         if sum.windows == 0 {
             continue;
         }
-        let found = ask(url, service, "", range).await?;
-        let expected = Held::of(&sum);
-        if found != expected {
-            let missing = (expected.value - found.value) / i128::from(PERIOD_NS);
-            bail!(
-                "{service}: {} acknowledged samples, {missing} of them not in the answer{}",
-                sum.samples,
-                if missing == 0 {
-                    ", or in other stacks"
-                } else {
-                    ""
-                }
-            );
-        }
+        equal(url, service, "", range, &sum).await?;
         samples += sum.samples;
     }
     Ok(samples)
+}
+
+/// Compares one answer with what it must rest on.
+async fn equal(
+    url: &str,
+    service: &str,
+    selector: &str,
+    range: Window,
+    sum: &Sum,
+) -> anyhow::Result<()> {
+    let found = ask(url, service, selector, range).await?;
+    let expected = Held::of(sum);
+    if found == expected {
+        return Ok(());
+    }
+    let missing = (expected.value - found.value) / i128::from(PERIOD_NS);
+    let stacks = if missing == 0 {
+        ", or in other stacks"
+    } else {
+        ""
+    };
+    bail!(
+        "{service}{selector}: {} acknowledged samples, {missing} of them not in the answer{stacks}",
+        sum.samples
+    )
+}
+
+/// What is asked of each range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selections {
+    /// The service, one pod and the pods of one version, one of them in turn.
+    InTurn,
+    /// Each of those.
+    Each,
+}
+
+/// Compares every aligned stretch of `length` that starts at `from` or later and
+/// in which `ledger` has a window. Returns how many answers were equal.
+///
+/// # Errors
+///
+/// When one differs, by how much.
+pub async fn stretches(
+    url: &str,
+    ledger: &Ledger,
+    length: Duration,
+    from: UnixNanos,
+    selections: Selections,
+) -> anyhow::Result<u64> {
+    // The pods of one version are a group, of which sums are kept.
+    const POD: u32 = 1;
+    let mut compared = 0;
+    let length_s = i64::try_from(length.as_secs())?;
+    let first_s = from.seconds();
+    for service in ledger.services() {
+        let starts = ledger.stretches(service, length_s).into_iter();
+        for (turn, start_s) in starts.filter(|start| *start >= first_s).enumerate() {
+            let start = UnixNanos::new(start_s.saturating_mul(1_000_000_000));
+            let range = Window::new(start, start.saturating_add(length))?;
+            for (number, selector) in [
+                String::new(),
+                format!("{{pod=\"{}\"}}", pod_name(service, POD)),
+                format!("{{version=\"{}\"}}", version_of(POD)),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let sum = ledger.sum(service, range, |pod| match number {
+                    0 => true,
+                    1 => pod == POD,
+                    _ => version_of(pod) == version_of(POD),
+                });
+                let is_turn = selections == Selections::Each || turn % 3 == number;
+                if is_turn && sum.windows > 0 {
+                    let compare = equal(url, service, &selector, range, &sum).await;
+                    compare.with_context(|| format!("from second {start_s} for {length_s} s"))?;
+                    compared += 1;
+                }
+            }
+        }
+    }
+    Ok(compared)
 }

@@ -228,7 +228,7 @@ impl Corpus {
         LabelSet::new([
             ("service", service.to_owned()),
             ("pod", pod_name(service, pod)),
-            ("version", format!("v{}", pod % 3)),
+            ("version", version_of(pod)),
             ("zone", format!("zone-{}", pod % 5)),
         ])
         .expect("a few short labels")
@@ -260,6 +260,11 @@ impl Corpus {
         };
         self.profile(labels, slot, WINDOW_NS)
     }
+}
+
+/// The version that pod `pod` runs.
+pub fn version_of(pod: u32) -> String {
+    format!("v{}", pod % 3)
 }
 
 /// The name of pod `pod` of `service`.

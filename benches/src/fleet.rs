@@ -204,6 +204,21 @@ impl Fleet {
         self.agents.is_empty()
     }
 
+    /// How many batches wait for an acknowledgement.
+    pub fn owed(&self) -> usize {
+        self.agents.iter().map(Agent::owed).sum()
+    }
+
+    /// Sends what is owed, under its old identity, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// When a stream ends for good.
+    pub async fn resend(&mut self, url: &str, sending: Sending) -> anyhow::Result<Counts> {
+        let running = self.start(url, sending, 1).await?;
+        self.finish(running).await
+    }
+
     /// Drops every stream, as when the collector went away.
     pub fn disconnect(&mut self) {
         for agent in &mut self.agents {

@@ -5,7 +5,7 @@
 //! each times its samples, modulo 2^64. Such sums add, so any range of any
 //! pods can be checked against one answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proto::window::{UnixNanos, Window};
 
@@ -61,9 +61,34 @@ impl Ledger {
         pods.entry(pod).or_default().extend(entries);
     }
 
+    /// Adds everything that `other` holds.
+    pub fn join(&mut self, other: &Self) {
+        for (service, pods) in &other.services {
+            for (pod, entries) in pods {
+                self.extend(service, *pod, entries.iter().copied());
+            }
+        }
+    }
+
+    /// Starts of the stretches of `length_s` seconds, aligned with 1970, in
+    /// which a window of `service` starts; in seconds, sorted.
+    pub fn stretches(&self, service: &str, length_s: i64) -> BTreeSet<i64> {
+        let pods = self.services.get(service).into_iter().flatten();
+        let entries = pods.flat_map(|(_, entries)| entries);
+        let length_s = length_s.max(1);
+        entries
+            .map(|entry| entry.start.seconds().div_euclid(length_s) * length_s)
+            .collect()
+    }
+
     /// The services with a window.
     pub fn services(&self) -> impl Iterator<Item = &str> {
-        self.services.keys().map(String::as_str)
+        let has_window =
+            |pods: &BTreeMap<u32, Vec<Entry>>| pods.values().any(|pod| !pod.is_empty());
+        let services = self.services.iter();
+        services
+            .filter(move |(_, pods)| has_window(pods))
+            .map(|(name, _)| name.as_str())
     }
 
     /// The sum of the windows of `service` that start within `range`, of the
@@ -104,6 +129,7 @@ mod tests {
         ledger.extend("a", 0, [entry(0, 1), entry(10, 2)]);
         ledger.extend("a", 1, [entry(10, 4)]);
         ledger.extend("b", 0, [entry(10, 8)]);
+        ledger.extend("c", 0, []);
         let range = Window::new(UnixNanos::new(10), UnixNanos::new(20)).unwrap();
         let all = ledger.sum("a", range, |_| true);
         assert_eq!((all.windows, all.samples), (2, 6));
@@ -112,5 +138,24 @@ mod tests {
         assert_eq!(ledger.sum("c", range, |_| true), Sum::default());
         assert_eq!(ledger.total().samples, 15);
         assert_eq!(ledger.services().collect::<Vec<_>>(), ["a", "b"]);
+        let mut twice = ledger.clone();
+        twice.join(&ledger);
+        assert_eq!(twice.total().samples, 30);
+    }
+
+    #[test]
+    fn stretches_are_aligned_and_hold_a_window() {
+        let mut ledger = Ledger::new();
+        for start_s in [59, 60, 61, 200] {
+            let entry = Entry {
+                start: UnixNanos::new(start_s * 1_000_000_000 + 5),
+                samples: 1,
+                hash: 0,
+            };
+            ledger.extend("a", 0, [entry]);
+        }
+        let stretches: Vec<i64> = ledger.stretches("a", 60).into_iter().collect();
+        assert_eq!(stretches, [0, 60, 180]);
+        assert_eq!(ledger.stretches("b", 60).len(), 0);
     }
 }

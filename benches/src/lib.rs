@@ -4,7 +4,8 @@
 //! [`corpus`] draws windows, [`wire`] puts them into the words of a stream,
 //! [`fleet`] sends them from many simulated agents, [`child`] runs the
 //! collector as a process of its own with a clock that it is told, [`http`] and
-//! [`compare`] ask it. [`rows`] holds the measurements of `bench-store`, one
+//! [`compare`] ask it. [`kills`] ends it suddenly, by way of [`fatal`], and sees
+//! that nothing is lost. [`rows`] holds the measurements of `bench-store`, one
 //! file each; [`pyroscope`] drives any server of that protocol with the same
 //! windows. The same seed gives the same profiles on every machine.
 //!
@@ -17,8 +18,10 @@ mod alias;
 pub mod child;
 pub mod compare;
 pub mod corpus;
+pub mod fatal;
 pub mod fleet;
 pub mod http;
+pub mod kills;
 pub mod ledger;
 mod loopback;
 pub mod plot;

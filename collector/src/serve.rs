@@ -175,6 +175,21 @@ pub async fn start(
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
 ) -> Result<Running, ServeError> {
+    start_on(config, clock, shutdown, |store| store).await
+}
+
+/// As [`start`], on what `around` makes of the store: for those who watch it,
+/// or have it fail.
+///
+/// # Errors
+///
+/// As [`start`].
+pub async fn start_on(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+    around: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+) -> Result<Running, ServeError> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
@@ -203,12 +218,11 @@ pub async fn start(
         RocksStore::open_with(&data, shares.blocks, shares.write_buffers)
     })
     .await;
-    let rocks = match opened {
-        Ok(opened) => Arc::new(opened?),
+    let store = match opened {
+        Ok(opened) => around(Arc::new(opened?)),
         Err(panicked) => return Err(StoreError::Read(Box::new(panicked)).into()),
     };
-    let store: Arc<dyn Store> = Arc::<RocksStore>::clone(&rocks);
-    let state: Arc<dyn StateStore> = rocks;
+    let state: Arc<dyn StateStore> = Arc::<dyn Store>::clone(&store);
     let trees = Arc::new(Trees::new(Arc::clone(&store), shares.trees));
     let directory = Arc::new(Directory::open(Arc::clone(&store))?);
     let dirty = Arc::new(Dirty::new(config.detect.step, Arc::clone(&metrics)));

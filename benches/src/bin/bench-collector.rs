@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::Context as _;
+use benches::fatal::{FatalStore, Place};
 use benches::process;
 use clap::Parser;
 use collector::config::{Config, ENV_PREFIX, Overrides};
@@ -37,6 +38,9 @@ struct Arguments {
     /// Stay on this core.
     #[arg(long)]
     core: Option<usize>,
+    /// Where to end by SIGKILL: CALL:NUMBER:MOMENT, such as windows:3:before.
+    #[arg(long)]
+    kill_at: Option<Place>,
     /// Settings, such as store.retention=40d.
     #[arg(value_name = "KEY=VALUE")]
     settings: Vec<String>,
@@ -116,7 +120,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = config(&arguments)?;
     let shutdown = CancellationToken::new();
     let told: Arc<dyn Clock> = Arc::<ToldClock>::clone(&clock);
-    let running = collector::serve::start(config, told, shutdown.clone()).await?;
+    let around = |store| match arguments.kill_at {
+        Some(place) => Arc::new(FatalStore::new(store, place)),
+        None => store,
+    };
+    let running = collector::serve::start_on(config, told, shutdown.clone(), around).await?;
     say(&format!("listening {}", running.address()))?;
     // A thread of its own, so that the time is taken over however busy the
     // others are.

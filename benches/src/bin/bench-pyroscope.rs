@@ -60,6 +60,7 @@ async fn own(
         settings: Vec::new(),
         port: 0,
         core,
+        kill_at: None,
     };
     let mut server = Server::start(&config).await?;
     let mut fleet = Fleet::new(std::slice::from_ref(service), span.start())?;

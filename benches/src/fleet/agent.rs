@@ -175,6 +175,10 @@ impl Agent {
         std::mem::take(&mut self.acked)
     }
 
+    pub(super) fn owed(&self) -> usize {
+        self.owed.len()
+    }
+
     pub(super) fn disconnect(&mut self) {
         self.link = None;
         self.pause = None;

@@ -1,7 +1,7 @@
 //! What the rows share: settings, and two databases that are filled when the
 //! first row asks for them: hours of fine windows, and a month of history.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -178,21 +178,14 @@ impl Lab {
             settings,
             port: 0,
             core: self.settings.core,
+            kill_at: None,
         }
     }
 
     /// Starts a collector on an empty database called `name`.
     pub(super) async fn fresh(&self, name: &str, now: UnixNanos) -> anyhow::Result<Server> {
         let config = self.server_config(name, now);
-        match std::fs::remove_dir_all(&config.data) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error)
-                    .with_context(|| format!("cannot empty {}", config.data.display()));
-            }
-            Ok(()) | Err(_) => {}
-        }
-        std::fs::create_dir_all(&config.data)
-            .with_context(|| format!("cannot make {}", config.data.display()))?;
+        empty(&config.data)?;
         Server::start(&config).await
     }
 
@@ -259,6 +252,11 @@ impl Lab {
         }
     }
 
+    /// Whether a month of history was filled.
+    pub(super) fn has_month(&self) -> bool {
+        self.month.is_some()
+    }
+
     /// Takes the collector with a month of history away, to be stopped.
     pub(super) async fn take_month(&mut self) -> anyhow::Result<Month> {
         self.month().await?;
@@ -296,6 +294,17 @@ impl Lab {
         }
         Ok(Month { server })
     }
+}
+
+/// Makes `folder` an empty one.
+pub(super) fn empty(folder: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot empty {}", folder.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
 }
 
 /// The path of a merged flame graph as JSON over the last `since`.
