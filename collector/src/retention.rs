@@ -265,8 +265,14 @@ fn drop_rows(
     if summed < until || waits {
         return Ok(Dropped::default());
     }
+    // Before the first day was summed, where days begin is known from the first
+    // window alone: it is written down with what goes.
+    let begun = [Tier::Hour, Tier::Day].map(|tier| rows::rolled(tier, rolled.until(tier)));
     let gone = WriteGroup {
-        dictionary: vec![rows::dropped(tier, until)],
+        dictionary: begun
+            .into_iter()
+            .chain([rows::dropped(tier, until)])
+            .collect(),
         ..WriteGroup::default()
     };
     Store::write(store, &gone)?;
@@ -322,6 +328,23 @@ mod tests {
 
     fn days(store: &dyn Store, tier: Tier) -> usize {
         store.stretches(Kept::Rows(tier)).len()
+    }
+
+    #[test]
+    fn a_day_that_was_not_summed_when_its_windows_went_is_summed_after_a_restart() {
+        let data = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(data.path(), 8 << 20).unwrap();
+        fill(&store);
+        let now = instant(FIRST_S + 3 * DAY_S);
+        let rolled = Rolled::open(&store, now).unwrap();
+        // Its last hour was summed just now.
+        rolled.advance(Tier::Minute, FIRST_S + DAY_S);
+        rolled.advance(Tier::Hour, FIRST_S + DAY_S);
+        let dropped = drop_rows(&store, &rolled, Tier::Window, instant(FIRST_S + DAY_S));
+        assert_eq!(dropped.unwrap(), 1);
+        let again = Rolled::open(&store, now).unwrap();
+        assert_eq!(again.until(Tier::Hour), FIRST_S + DAY_S);
+        assert_eq!(again.until(Tier::Day), FIRST_S);
     }
 
     #[test]
