@@ -17,7 +17,7 @@ use std::time::Duration;
 use proto::codec::{self, CodecError};
 use proto::limits::MAX_STRING_BYTES;
 use proto::profile::{Column, Facts};
-use proto::stack::Stack;
+use proto::stack::{Frame, Stack};
 use proto::value_type::ProfileType;
 use proto::window::UnixNanos;
 
@@ -63,6 +63,8 @@ pub struct Limits {
     /// Largest file after unpacking, in bytes. A pprof file is held to
     /// [`proto::pprof::MAX_PROFILE_BYTES`] as well.
     pub file_bytes: usize,
+    /// Most memory that the messages of a pprof file may take.
+    pub decoded_bytes: usize,
     /// Most different stacks.
     pub stacks: usize,
     /// Most frames of one stack; deeper ones lose their root.
@@ -80,6 +82,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             file_bytes: 256 << 20,
+            decoded_bytes: 512 << 20,
             stacks: 64 * 1024,
             depth: 1024,
             name_bytes: MAX_STRING_BYTES,
@@ -165,6 +168,46 @@ pub struct Imported {
     pub columns: Vec<Column>,
     /// What was not kept.
     pub left_out: LeftOut,
+}
+
+/// What one pprof file holds, with each frame once.
+#[derive(Clone, Debug)]
+pub struct Dense {
+    /// When it was begun, if the file says so.
+    pub start: Option<UnixNanos>,
+    /// How long it took, if the file says so.
+    pub duration: Option<Duration>,
+    /// The frames.
+    pub frames: Vec<Frame>,
+    /// Leaf first: places in `frames`.
+    pub stacks: Vec<Box<[u32]>>,
+    /// One value per stack.
+    pub columns: Vec<Column>,
+    /// What was not kept.
+    pub left_out: LeftOut,
+}
+
+impl Dense {
+    /// Every stack with its frames.
+    fn stacks(&self) -> Vec<Stack> {
+        let frame = |place: &u32| self.frames.get(usize::try_from(*place).ok()?).cloned();
+        let stacks = self.stacks.iter();
+        stacks
+            .map(|stack| stack.iter().filter_map(frame).collect())
+            .collect()
+    }
+}
+
+impl From<Dense> for Imported {
+    fn from(dense: Dense) -> Self {
+        Self {
+            start: dense.start,
+            duration: dense.duration,
+            stacks: dense.stacks(),
+            columns: dense.columns,
+            left_out: dense.left_out,
+        }
+    }
 }
 
 impl Imported {
@@ -384,7 +427,7 @@ pub fn read(
     };
     match format {
         Format::Pprof => pprof::read(&bytes, limits)
-            .map(|imported| vec![imported])
+            .map(|dense| vec![dense.into()])
             .map_err(ImportError::Pprof),
         Format::Folded => folded::read(&bytes, assumed, limits)
             .map(|imported| vec![imported])
@@ -396,6 +439,16 @@ pub fn read(
             speedscope::read(&bytes, assumed, limits).map_err(ImportError::Speedscope)
         }
     }
+}
+
+/// Reads a pprof profile, gzipped or not, without unfolding its stacks.
+///
+/// # Errors
+///
+/// [`PprofFileError`] if it is none, is damaged, or passes a limit that cannot be
+/// kept by leaving something out.
+pub fn read_pprof(bytes: &[u8], limits: &Limits) -> Result<Dense, PprofFileError> {
+    pprof::read(bytes, limits)
 }
 
 fn unpack<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Cow<'a, [u8]>, ImportError> {

@@ -3,9 +3,11 @@
 //! Follows the published `profile.proto` of `perftools.profiles`. In the view
 //! every index is valid and every sample has one value per sample type.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use prost::Message;
+use prost::encoding::{WireType, decode_key, decode_varint};
 use rustc_hash::FxHashMap;
 
 use crate::codec::{self, CodecError};
@@ -13,10 +15,14 @@ use crate::pb::pprof as pb;
 use crate::stack::{Frame, FrameKind, Stack};
 use crate::value_type::{ValueType, ValueTypeError};
 
-/// Largest unpacked profile that is read, in bytes.
+/// Largest unpacked profile that is read, in bytes, unless told otherwise.
 pub const MAX_PROFILE_BYTES: usize = 64 << 20;
 /// Deepest stack that is kept; deeper ones lose their root.
 const MAX_FRAMES: usize = 1024;
+/// Most frames of all stacks of a [`Pprof`] together. A location may stand for
+/// many inlined calls and be named by many samples, so a small file can unfold
+/// into more than memory holds.
+pub const MAX_UNFOLDED_FRAMES: usize = 2 << 20;
 
 /// Why bytes are no profile.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +49,17 @@ pub enum PprofError {
         /// Sample types of the profile.
         types: usize,
     },
+    /// Its messages take more memory than they may.
+    #[error("pprof profile takes more than {limit} bytes of memory; record a shorter time")]
+    TooManyMessages {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// Its stacks unfold to more than is held in memory.
+    #[error(
+        "stacks of the pprof profile have more than {MAX_UNFOLDED_FRAMES} frames; record a shorter time"
+    )]
+    TooManyFrames,
     /// A sample type's text is not usable.
     #[error("pprof profile has an unusable value type")]
     ValueType(#[source] ValueTypeError),
@@ -78,14 +95,161 @@ pub struct Pprof {
     pub numeric_labels: u64,
 }
 
+/// How much of a foreign profile is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PprofLimits {
+    /// Most bytes after unpacking.
+    pub unpacked_bytes: usize,
+    /// Most bytes of memory that the messages of the profile may take. A message
+    /// of two bytes takes a hundred, so this is looked at before they are made.
+    pub decoded_bytes: usize,
+}
+
+impl Default for PprofLimits {
+    /// What one reader with memory of its own takes.
+    fn default() -> Self {
+        Self {
+            unpacked_bytes: MAX_PROFILE_BYTES,
+            decoded_bytes: 8 * MAX_PROFILE_BYTES,
+        }
+    }
+}
+
+/// A checked pprof profile as it is written: samples name locations, and what a
+/// location stands for is there once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PprofTable {
+    /// What each value of a sample counts.
+    pub sample_types: Vec<ValueType>,
+    /// What lies between samples, when the profile says so.
+    pub period_type: Option<ValueType>,
+    /// Distance between samples in the period's unit.
+    pub period: i64,
+    /// When it was taken, in nanoseconds since 1970; 0 when unknown.
+    pub time_ns: i64,
+    /// How long it was taken, in nanoseconds; 0 when unknown.
+    pub duration_ns: i64,
+    /// Frames of each location, innermost first; never empty for one that a
+    /// sample names.
+    pub locations: Vec<Vec<Frame>>,
+    /// The samples.
+    pub samples: Vec<TableSample>,
+    /// Numeric sample labels, which are not kept.
+    pub numeric_labels: u64,
+}
+
+/// One sample of a [`PprofTable`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSample {
+    /// Valid indices of [`PprofTable::locations`], leaf first.
+    pub locations: Vec<usize>,
+    /// One per sample type; may be negative.
+    pub values: Vec<i64>,
+    /// String labels, in the order of the profile.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// Where the entry of an id is. Nearly every writer counts ids up from 1.
+enum Places {
+    Counted(usize),
+    /// With a random key: ids are foreign.
+    Scattered(HashMap<u64, usize>),
+}
+
+impl Places {
+    fn of(ids: impl ExactSizeIterator<Item = u64> + Clone) -> Self {
+        let length = ids.len();
+        if ids.clone().zip(1_u64..).all(|(id, number)| id == number) {
+            Self::Counted(length)
+        } else {
+            Self::Scattered(ids.zip(0_usize..).collect())
+        }
+    }
+
+    fn get(&self, id: u64) -> Option<usize> {
+        match self {
+            Self::Counted(length) => {
+                let place = usize::try_from(id.checked_sub(1)?).ok()?;
+                (place < *length).then_some(place)
+            }
+            Self::Scattered(places) => places.get(&id).copied(),
+        }
+    }
+}
+
+/// Memory of one decoded message, with the room that growing lists leave free.
+const MESSAGE_BYTES: usize = 128;
+/// Memory of a decoded text beside its content.
+const TEXT_BYTES: usize = 48;
+
+/// About how much memory the profile in `raw` takes once it is decoded, from its
+/// fields alone (<https://protobuf.dev/programming-guides/encoding>).
+fn decoded_bytes(raw: &[u8]) -> usize {
+    let mut sum = 0_usize;
+    let mut add = |bytes: usize| sum = sum.saturating_add(bytes);
+    each_field(raw, |number, content| match (number, content) {
+        // Texts, and numbers of comments.
+        (6, Some(text)) => add(text.len().saturating_add(TEXT_BYTES)),
+        (13, Some(numbers)) => add(numbers.len().saturating_mul(8)),
+        // Samples with lists of numbers and labels, locations with lines.
+        (2 | 4, Some(message)) => {
+            add(MESSAGE_BYTES);
+            each_field(message, |inner, content| match (number, inner, content) {
+                (2, 1 | 2, Some(numbers)) => {
+                    let ends = numbers.iter().filter(|byte| **byte < 0x80);
+                    add(ends.count().saturating_mul(8));
+                }
+                (_, _, Some(_)) => add(MESSAGE_BYTES),
+                (_, _, None) => add(8),
+            });
+        }
+        (_, Some(_)) => add(MESSAGE_BYTES),
+        (_, None) => add(8),
+    });
+    sum
+}
+
+/// Calls `visit` with the number of each field of a message, and with its content
+/// when it has a length. Ends where the bytes are no message. What is in a group
+/// counts as if it were beside it.
+fn each_field<'a>(mut bytes: &'a [u8], mut visit: impl FnMut(u32, Option<&'a [u8]>)) {
+    while !bytes.is_empty() {
+        let Ok((number, wire)) = decode_key(&mut bytes) else {
+            return;
+        };
+        let length = match wire {
+            WireType::Varint => match decode_varint(&mut bytes) {
+                Ok(_) => {
+                    visit(number, None);
+                    continue;
+                }
+                Err(_) => return,
+            },
+            WireType::StartGroup | WireType::EndGroup => continue,
+            WireType::SixtyFourBit => 8,
+            WireType::ThirtyTwoBit => 4,
+            WireType::LengthDelimited => match decode_varint(&mut bytes).map(usize::try_from) {
+                Ok(Ok(length)) => length,
+                _ => return,
+            },
+        };
+        let Some((content, rest)) = bytes.split_at_checked(length) else {
+            return;
+        };
+        visit(
+            number,
+            (wire == WireType::LengthDelimited).then_some(content),
+        );
+        bytes = rest;
+    }
+}
+
 /// Resolves the indices of one profile.
 struct Reader<'a> {
     profile: &'a pb::Profile,
     strings: Vec<Arc<str>>,
-    functions: FxHashMap<u64, &'a pb::Function>,
-    mappings: FxHashMap<u64, &'a pb::Mapping>,
-    locations: FxHashMap<u64, &'a pb::Location>,
-    frames: FxHashMap<u64, Vec<Frame>>,
+    functions: Places,
+    mappings: Places,
     kind: FrameKind,
 }
 
@@ -98,10 +262,8 @@ impl<'a> Reader<'a> {
                 .iter()
                 .map(|text| Arc::from(text.as_str()))
                 .collect(),
-            functions: profile.function.iter().map(|f| (f.id, f)).collect(),
-            mappings: profile.mapping.iter().map(|m| (m.id, m)).collect(),
-            locations: profile.location.iter().map(|l| (l.id, l)).collect(),
-            frames: FxHashMap::default(),
+            functions: Places::of(profile.function.iter().map(|f| f.id)),
+            mappings: Places::of(profile.mapping.iter().map(|m| m.id)),
             kind,
         }
     }
@@ -136,9 +298,9 @@ impl<'a> Reader<'a> {
         let mapping = match location.mapping_id {
             0 => None,
             id => Some(
-                *self
-                    .mappings
-                    .get(&id)
+                self.mappings
+                    .get(id)
+                    .and_then(|place| self.profile.mapping.get(place))
                     .ok_or_else(|| Self::dangling("mapping", id))?,
             ),
         };
@@ -164,12 +326,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Resolves location `id` into its frames, innermost first.
-    fn resolve(&self, id: u64) -> Result<Vec<Frame>, PprofError> {
-        let location = self
-            .locations
-            .get(&id)
-            .ok_or_else(|| Self::dangling("location", id))?;
+    /// The frames of a location, innermost first.
+    fn frames(&self, location: &pb::Location) -> Result<Vec<Frame>, PprofError> {
         if location.line.is_empty() {
             return Ok(vec![self.unsymbolized(location)?]);
         }
@@ -177,7 +335,8 @@ impl<'a> Reader<'a> {
         for line in location.line.iter().take(MAX_FRAMES) {
             let function = self
                 .functions
-                .get(&line.function_id)
+                .get(line.function_id)
+                .and_then(|place| self.profile.function.get(place))
                 .ok_or_else(|| Self::dangling("function", line.function_id))?;
             let name = self.string(function.name)?;
             let system_name = self.string(function.system_name)?;
@@ -197,27 +356,7 @@ impl<'a> Reader<'a> {
         Ok(frames)
     }
 
-    fn stack(&mut self, sample: &pb::Sample) -> Result<Stack, PprofError> {
-        let mut stack: Vec<Frame> = Vec::new();
-        for &id in &sample.location_id {
-            if !self.frames.contains_key(&id) {
-                let frames = self.resolve(id)?;
-                self.frames.insert(id, frames);
-            }
-            if stack.len() < MAX_FRAMES {
-                stack.extend(self.frames.get(&id).into_iter().flatten().cloned());
-            }
-        }
-        if stack.len() > MAX_FRAMES {
-            stack.truncate(MAX_FRAMES);
-        }
-        if stack.len() == MAX_FRAMES {
-            stack.push(Frame::named(FrameKind::Synthetic, "[truncated]"));
-        }
-        Ok(Arc::from(stack))
-    }
-
-    fn read(mut self) -> Result<Pprof, PprofError> {
+    fn read(self, samples: Vec<pb::Sample>) -> Result<PprofTable, PprofError> {
         let profile = self.profile;
         let sample_types = profile
             .sample_type
@@ -228,38 +367,120 @@ impl<'a> Reader<'a> {
             Some(value_type) => Some(self.value_type(value_type)?),
             None => None,
         };
-        let mut samples = Vec::new();
-        let mut numeric_labels: u64 = 0;
-        for sample in &profile.sample {
-            if sample.value.len() != sample_types.len() {
-                return Err(PprofError::UnevenSample {
-                    values: sample.value.len(),
-                    types: sample_types.len(),
-                });
-            }
-            let mut labels = Vec::new();
-            for label in &sample.label {
-                if label.str == 0 {
-                    numeric_labels = numeric_labels.saturating_add(1);
-                } else {
-                    labels.push((self.string(label.key)?, self.string(label.str)?));
-                }
-            }
-            samples.push(PprofSample {
-                stack: self.stack(sample)?,
-                values: sample.value.clone(),
-                labels,
-            });
-        }
-        Ok(Pprof {
+        let places = Places::of(profile.location.iter().map(|location| location.id));
+        let mut table = PprofTable {
             sample_types,
             period_type,
             period: profile.period,
             time_ns: profile.time_nanos,
             duration_ns: profile.duration_nanos,
-            samples,
-            numeric_labels,
-        })
+            locations: vec![Vec::new(); profile.location.len()],
+            samples: Vec::with_capacity(samples.len()),
+            numeric_labels: 0,
+        };
+        for sample in samples {
+            if sample.value.len() != table.sample_types.len() {
+                return Err(PprofError::UnevenSample {
+                    values: sample.value.len(),
+                    types: table.sample_types.len(),
+                });
+            }
+            let mut labels = Vec::new();
+            for label in &sample.label {
+                if label.str == 0 {
+                    table.numeric_labels = table.numeric_labels.saturating_add(1);
+                } else {
+                    labels.push((self.string(label.key)?, self.string(label.str)?));
+                }
+            }
+            let mut locations = Vec::with_capacity(sample.location_id.len());
+            for id in sample.location_id {
+                let place = places.get(id);
+                let (Some(place), Some((location, frames))) = (
+                    place,
+                    place.and_then(|place| {
+                        let location = profile.location.get(place)?;
+                        Some((location, table.locations.get_mut(place)?))
+                    }),
+                ) else {
+                    return Err(Self::dangling("location", id));
+                };
+                if frames.is_empty() {
+                    *frames = self.frames(location)?;
+                }
+                locations.push(place);
+            }
+            table.samples.push(TableSample {
+                locations,
+                values: sample.value,
+                labels,
+            });
+        }
+        Ok(table)
+    }
+}
+
+impl PprofTable {
+    /// Reads a profile, gzipped or not. `kind_of` is given the source file of
+    /// each function and says what kind of code symbolized frames are.
+    ///
+    /// # Errors
+    ///
+    /// [`PprofError`] if the profile is larger than `limits`, is none, or names
+    /// something that it does not hold.
+    pub fn parse(
+        bytes: &[u8],
+        limits: PprofLimits,
+        kind_of: impl FnOnce(&mut dyn Iterator<Item = &str>) -> FrameKind,
+    ) -> Result<Self, PprofError> {
+        let unpacked;
+        let raw = if codec::is_gzip(bytes) {
+            let cap = limits.unpacked_bytes;
+            unpacked = codec::gunzip(bytes, cap).map_err(PprofError::Unpack)?;
+            &unpacked
+        } else if bytes.len() > limits.unpacked_bytes {
+            return Err(PprofError::Unpack(CodecError::TooLarge {
+                cap: limits.unpacked_bytes,
+            }));
+        } else {
+            bytes
+        };
+        if decoded_bytes(raw) > limits.decoded_bytes {
+            return Err(PprofError::TooManyMessages {
+                limit: limits.decoded_bytes,
+            });
+        }
+        let mut profile = pb::Profile::decode(raw).map_err(PprofError::Decode)?;
+        let samples = std::mem::take(&mut profile.sample);
+        let kind = kind_of(&mut profile.function.iter().filter_map(|function| {
+            let file = usize::try_from(function.filename).ok()?;
+            profile.string_table.get(file).map(String::as_str)
+        }));
+        Reader::new(&profile, kind).read(samples)
+    }
+
+    /// Frames of location `place`, innermost first; none for an unknown one.
+    pub fn frames(&self, place: usize) -> &[Frame] {
+        self.locations.get(place).map_or(&[], Vec::as_slice)
+    }
+
+    /// The stack of a sample, of which `room` frames may be spent.
+    fn stack(&self, sample: &TableSample, room: &mut usize) -> Result<Stack, PprofError> {
+        let mut stack: Vec<Frame> = Vec::new();
+        for &place in &sample.locations {
+            if stack.len() >= MAX_FRAMES {
+                break;
+            }
+            stack.extend_from_slice(self.frames(place));
+        }
+        stack.truncate(MAX_FRAMES);
+        if stack.len() == MAX_FRAMES {
+            stack.push(Frame::named(FrameKind::Synthetic, "[truncated]"));
+        }
+        *room = room
+            .checked_sub(stack.len())
+            .ok_or(PprofError::TooManyFrames)?;
+        Ok(Arc::from(stack))
     }
 }
 
@@ -269,21 +490,28 @@ impl Pprof {
     /// # Errors
     ///
     /// [`PprofError`] if the bytes unpack to more than [`MAX_PROFILE_BYTES`],
-    /// are no profile, or name something that the profile does not hold.
+    /// are no profile, name something that the profile does not hold, or have
+    /// more than [`MAX_UNFOLDED_FRAMES`] in all stacks together.
     pub fn parse(bytes: &[u8], kind: FrameKind) -> Result<Self, PprofError> {
-        let unpacked;
-        let raw = if codec::is_gzip(bytes) {
-            unpacked = codec::gunzip(bytes, MAX_PROFILE_BYTES).map_err(PprofError::Unpack)?;
-            &unpacked
-        } else if bytes.len() > MAX_PROFILE_BYTES {
-            return Err(PprofError::Unpack(CodecError::TooLarge {
-                cap: MAX_PROFILE_BYTES,
-            }));
-        } else {
-            bytes
-        };
-        let profile = pb::Profile::decode(raw).map_err(PprofError::Decode)?;
-        Reader::new(&profile, kind).read()
+        let mut table = PprofTable::parse(bytes, PprofLimits::default(), |_files| kind)?;
+        let mut room = MAX_UNFOLDED_FRAMES;
+        let mut samples = Vec::with_capacity(table.samples.len());
+        for sample in std::mem::take(&mut table.samples) {
+            samples.push(PprofSample {
+                stack: table.stack(&sample, &mut room)?,
+                values: sample.values,
+                labels: sample.labels,
+            });
+        }
+        Ok(Self {
+            sample_types: table.sample_types,
+            period_type: table.period_type,
+            period: table.period,
+            time_ns: table.time_ns,
+            duration_ns: table.duration_ns,
+            samples,
+            numeric_labels: table.numeric_labels,
+        })
     }
 }
 
@@ -556,6 +784,66 @@ mod tests {
             Pprof::parse(&raw(|p| p.sample[0].value.push(1)), FrameKind::Go),
             Err(PprofError::UnevenSample { .. })
         ));
+    }
+
+    #[test]
+    fn ids_need_not_count_up() {
+        let bytes = raw(|p| {
+            p.location[0].id = 900;
+            p.function[0].id = u64::MAX;
+            p.location[0].line[0].function_id = u64::MAX;
+            p.sample[0].location_id = vec![900];
+        });
+        let read = Pprof::parse(&bytes, FrameKind::Go).unwrap();
+        assert_eq!(&*read.samples[0].stack[0].function, "main.main");
+    }
+
+    #[test]
+    fn a_small_file_that_decodes_or_unfolds_beyond_memory_is_refused() {
+        let limits = PprofLimits {
+            decoded_bytes: 1 << 20,
+            ..PprofLimits::default()
+        };
+        let parse = |bytes: &[u8]| PprofTable::parse(bytes, limits, |_| FrameKind::Go);
+        assert!(parse(&raw(|_| {})).is_ok());
+        type Change = fn(&mut pb::Profile);
+        let many: [Change; 6] = [
+            |p| p.sample = vec![pb::Sample::default(); 10_000],
+            |p| p.sample[0].label = vec![pb::Label::default(); 10_000],
+            |p| p.sample[0].location_id = vec![1; 200_000],
+            |p| p.location[0].line = vec![pb::Line::default(); 10_000],
+            |p| p.string_table.resize(30_000, String::new()),
+            |p| p.comment = vec![0; 200_000],
+        ];
+        for (number, change) in many.into_iter().enumerate() {
+            let refused = matches!(parse(&raw(change)), Err(PprofError::TooManyMessages { .. }));
+            assert!(refused, "{number}");
+        }
+        let unfolding = raw(|p| {
+            p.location[0].line = vec![p.location[0].line[0]; 1_000];
+            p.sample = vec![p.sample[0].clone(); 3_000];
+        });
+        assert!(unfolding.len() < 64 * 1024);
+        let refused = Pprof::parse(&unfolding, FrameKind::Go);
+        assert!(matches!(refused, Err(PprofError::TooManyFrames)));
+    }
+
+    #[test]
+    fn a_table_asks_which_files_there_are() {
+        let mut seen = Vec::new();
+        let bytes = raw(|p| {
+            p.string_table.push("a.py".to_owned());
+            p.function[0].filename = 4;
+        });
+        let table = PprofTable::parse(&bytes, PprofLimits::default(), |files| {
+            seen.extend(files.map(str::to_owned));
+            FrameKind::Python
+        });
+        let table = table.unwrap();
+        assert_eq!(seen, ["a.py"]);
+        assert_eq!(table.samples[0].locations, [0]);
+        assert_eq!(table.frames(0)[0].kind, FrameKind::Python);
+        assert_eq!(table.frames(1), []);
     }
 
     proptest! {

@@ -9,24 +9,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use prost::Message;
-use proto::codec::CodecError;
 use proto::limits::MAX_COLUMNS;
-use proto::pb::pprof as pb;
-use proto::pprof::{MAX_PROFILE_BYTES, Pprof, PprofError};
+use proto::pprof::{MAX_PROFILE_BYTES, PprofError, PprofLimits, PprofTable};
 use proto::profile::Column;
 use proto::stack::FrameKind;
 use proto::value_type::{ProfileType, Temporality, ValueType, ValueTypeError};
 use proto::window::UnixNanos;
 
 use super::known::{kind_of_file, type_called};
-use super::tally::{ColumnId, Scale, Tally};
-use super::{Imported, LeftOut, Limits};
+use super::tally::{ColumnId, FrameId, Scale, Tally};
+use super::{Dense, Limits};
 
-/// Most frames of all samples together. A location may stand for many inlined
-/// calls and be named by many samples, so a small file can unfold into more
-/// than memory holds.
-const MAX_FRAMES: u64 = 8 << 20;
 /// The profile's name when no sample type is a known one.
 const UNKNOWN_PROFILE: &str = "pprof";
 
@@ -36,12 +29,6 @@ pub enum PprofFileError {
     /// It is no profile, is damaged, or is too large.
     #[error("the profile is damaged or is none; write it anew")]
     Profile(#[source] PprofError),
-    /// Its stacks unfold to more than is held in memory.
-    #[error("its stacks have {frames} frames, more than {MAX_FRAMES}; record a shorter time")]
-    TooManyFrames {
-        /// Frames of all samples.
-        frames: u64,
-    },
     /// It has no sample type, or more than a window can hold.
     #[error("it has {count} sample types; 1 to {MAX_COLUMNS} can be imported")]
     Types {
@@ -59,55 +46,12 @@ pub enum PprofFileError {
     ValueType(#[source] ValueTypeError),
 }
 
-/// What is known of a profile before its stacks are unfolded.
-#[derive(Debug, PartialEq, Eq)]
-struct Outline {
-    frames: u64,
-    kind: FrameKind,
-}
-
-impl Outline {
-    fn of(bytes: &[u8]) -> Result<Self, PprofError> {
-        if bytes.len() > MAX_PROFILE_BYTES {
-            return Err(PprofError::Unpack(CodecError::TooLarge {
-                cap: MAX_PROFILE_BYTES,
-            }));
-        }
-        let profile = pb::Profile::decode(bytes).map_err(PprofError::Decode)?;
-        Ok(Self {
-            frames: frames_of(&profile),
-            kind: language_of(&profile),
-        })
-    }
-}
-
-/// Frames of all samples, with inlined ones.
-fn frames_of(profile: &pb::Profile) -> u64 {
-    let lines: HashMap<u64, u64> = profile
-        .location
-        .iter()
-        .map(|location| {
-            let lines = u64::try_from(location.line.len()).unwrap_or(u64::MAX);
-            (location.id, lines.max(1))
-        })
-        .collect();
-    let ids = profile.sample.iter().flat_map(|sample| &sample.location_id);
-    ids.fold(0_u64, |sum, id| {
-        sum.saturating_add(lines.get(id).copied().unwrap_or(1))
-    })
-}
-
-/// The kind of code that most functions are written in.
-fn language_of(profile: &pb::Profile) -> FrameKind {
+/// The kind of code that most source files are written in.
+fn language_of(files: &mut dyn Iterator<Item = &str>) -> FrameKind {
     let mut counts: HashMap<FrameKind, u64> = HashMap::new();
-    for function in &profile.function {
-        let file = usize::try_from(function.filename)
-            .ok()
-            .and_then(|index| profile.string_table.get(index));
-        if let Some(kind) = file.and_then(|file| kind_of_file(file)) {
-            let count = counts.entry(kind).or_default();
-            *count = count.saturating_add(1);
-        }
+    for kind in files.filter_map(kind_of_file) {
+        let count = counts.entry(kind).or_default();
+        *count = count.saturating_add(1);
     }
     let most = counts
         .into_iter()
@@ -115,47 +59,52 @@ fn language_of(profile: &pb::Profile) -> FrameKind {
     most.map_or(FrameKind::Native, |(kind, _)| kind)
 }
 
-/// Reads a profile.
+/// Reads a profile, gzipped or not.
 ///
 /// # Errors
 ///
 /// [`PprofFileError`] if it is none, is damaged, or has types that cannot be
 /// columns.
-pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<Imported, PprofFileError> {
-    let outline = Outline::of(bytes).map_err(PprofFileError::Profile)?;
-    if outline.frames > MAX_FRAMES {
-        return Err(PprofFileError::TooManyFrames {
-            frames: outline.frames,
-        });
-    }
-    let profile = Pprof::parse(bytes, outline.kind).map_err(PprofFileError::Profile)?;
+pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<Dense, PprofFileError> {
+    let sizes = PprofLimits {
+        unpacked_bytes: limits.file_bytes.min(MAX_PROFILE_BYTES),
+        decoded_bytes: limits.decoded_bytes,
+    };
+    let profile = PprofTable::parse(bytes, sizes, language_of).map_err(PprofFileError::Profile)?;
     let mut tally = Tally::new(limits);
     let columns = add_columns(&mut tally, &profile)?;
+    // What each location is in the tally, once a sample has named it.
+    let mut known: Vec<Option<Box<[FrameId]>>> = vec![None; profile.locations.len()];
     for sample in &profile.samples {
         if sample.values.iter().all(|value| *value == 0) {
             continue;
         }
-        for frame in sample.stack.iter() {
-            let id = tally.frame(frame.clone());
-            tally.push(id);
+        for &place in &sample.locations {
+            if let Some(slot) = known.get_mut(place) {
+                let frames = slot.get_or_insert_with(|| {
+                    let frames = profile.frames(place).iter();
+                    frames.map(|frame| tally.frame(frame.clone())).collect()
+                });
+                for &frame in &*frames {
+                    tally.push(frame);
+                }
+            }
+            // A short list of long locations must not cost as much as they say.
+            if tally.is_cut() {
+                break;
+            }
         }
         let stack = tally.finish_stack();
         for (&column, &value) in columns.iter().zip(&sample.values) {
             tally.count(column, stack, value);
         }
     }
-    let (stacks, mut columns, left_out) = tally.finish();
-    drop_repeated_samples(&mut columns);
-    Ok(Imported {
-        start: (profile.time_ns > 0).then(|| UnixNanos::new(profile.time_ns)),
-        duration: duration(profile.duration_ns),
-        stacks,
-        columns,
-        left_out: LeftOut {
-            sample_labels: labels_of(&profile),
-            ..left_out
-        },
-    })
+    let mut dense = tally.finish_dense();
+    drop_repeated_samples(&mut dense.columns);
+    dense.start = (profile.time_ns > 0).then(|| UnixNanos::new(profile.time_ns));
+    dense.duration = duration(profile.duration_ns);
+    dense.left_out.sample_labels = labels_of(&profile);
+    Ok(dense)
 }
 
 fn duration(duration_ns: i64) -> Option<Duration> {
@@ -165,7 +114,7 @@ fn duration(duration_ns: i64) -> Option<Duration> {
         .map(Duration::from_nanos)
 }
 
-fn labels_of(profile: &Pprof) -> u64 {
+fn labels_of(profile: &PprofTable) -> u64 {
     profile
         .samples
         .iter()
@@ -175,7 +124,10 @@ fn labels_of(profile: &Pprof) -> u64 {
 }
 
 /// Adds one column per sample type, in their order.
-fn add_columns(tally: &mut Tally<'_>, profile: &Pprof) -> Result<Vec<ColumnId>, PprofFileError> {
+fn add_columns(
+    tally: &mut Tally<'_>,
+    profile: &PprofTable,
+) -> Result<Vec<ColumnId>, PprofFileError> {
     let types = &profile.sample_types;
     if types.is_empty() || types.len() > MAX_COLUMNS {
         return Err(PprofFileError::Types { count: types.len() });
@@ -206,7 +158,7 @@ fn add_columns(tally: &mut Tally<'_>, profile: &Pprof) -> Result<Vec<ColumnId>, 
 }
 
 /// The name that the agent gives to such a profile.
-fn profile_name(profile: &Pprof) -> String {
+fn profile_name(profile: &PprofTable) -> String {
     if profile
         .sample_types
         .iter()
@@ -225,9 +177,10 @@ fn profile_name(profile: &Pprof) -> String {
 
 /// Go's mutex and block profiles have the same types. The first tells where a
 /// lock was given back, the second where something was waited for.
-fn contention_name(profile: &Pprof) -> &'static str {
+fn contention_name(profile: &PprofTable) -> &'static str {
     let is_unlock = profile.samples.iter().any(|sample| {
-        let leaf = sample.stack.first();
+        let leaf = sample.locations.first();
+        let leaf = leaf.and_then(|place| profile.frames(*place).first());
         leaf.is_some_and(|leaf| leaf.function.contains("nlock"))
     });
     if is_unlock { "mutex" } else { "block" }

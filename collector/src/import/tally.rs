@@ -11,7 +11,7 @@ use proto::profile::Column;
 use proto::stack::{Frame, FrameKind, Stack};
 use proto::value_type::{ProfileType, Temporality};
 
-use super::{Assumed, LeftOut, Limits, start_of};
+use super::{Assumed, Dense, LeftOut, Limits, start_of};
 
 /// Name of the stack that holds what is beyond a limit, as in `agent::delta`.
 const OTHER: &str = "[other stacks]";
@@ -141,8 +141,8 @@ pub(super) struct Tally<'l> {
     texts: HashSet<Arc<str>>,
     ids: HashMap<Frame, FrameId>,
     frames: Vec<Frame>,
+    /// Stacks are numbered in the order of their first samples.
     paths: HashMap<Box<[FrameId]>, StackId>,
-    stacks: Vec<Stack>,
     columns: Vec<Sums>,
     /// The stack that is being pushed.
     path: Vec<FrameId>,
@@ -161,7 +161,6 @@ impl<'l> Tally<'l> {
             ids: HashMap::new(),
             frames: Vec::new(),
             paths: HashMap::new(),
-            stacks: Vec::new(),
             columns: Vec::new(),
             path: Vec::new(),
             is_truncated: false,
@@ -219,6 +218,11 @@ impl<'l> Tally<'l> {
         }
     }
 
+    /// Whether the stack that is being built takes no more frames.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_truncated
+    }
+
     /// Ends the stack that is being built; without a push it is the empty one.
     pub(super) fn finish_stack(&mut self) -> StackId {
         let mut path = mem::take(&mut self.path);
@@ -249,16 +253,34 @@ impl<'l> Tally<'l> {
 
     /// Whether there is no stack.
     pub(super) fn is_empty(&self) -> bool {
-        self.stacks.is_empty()
+        self.paths.is_empty()
     }
 
     /// The stacks in the order of their first samples, the columns in the order
     /// in which they were added, and what is missing.
     pub(super) fn finish(self) -> (Vec<Stack>, Vec<Column>, LeftOut) {
-        let stacks = self.stacks.len();
+        let dense = self.finish_dense();
+        (dense.stacks(), dense.columns, dense.left_out)
+    }
+
+    /// The same with each frame once.
+    pub(super) fn finish_dense(self) -> Dense {
+        let count = self.paths.len();
+        let mut stacks: Vec<Box<[u32]>> = vec![Box::default(); count];
+        for (path, id) in self.paths {
+            if let Some(place) = stacks.get_mut(id.0) {
+                *place = path.iter().map(|frame| frame.0).collect();
+            }
+        }
         let columns = self.columns.into_iter();
-        let columns = columns.map(|column| column.finish(stacks)).collect();
-        (self.stacks, columns, self.left_out)
+        Dense {
+            start: None,
+            duration: None,
+            frames: self.frames,
+            stacks,
+            columns: columns.map(|column| column.finish(count)).collect(),
+            left_out: self.left_out,
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -273,7 +295,7 @@ impl<'l> Tally<'l> {
         if let Some(&id) = self.paths.get(path) {
             return id;
         }
-        let has_room = self.stacks.len() < self.limits.stacks && !self.is_full();
+        let has_room = self.paths.len() < self.limits.stacks && !self.is_full();
         if has_room && !path.contains(&FrameId::NONE) {
             return self.admit_stack(path);
         }
@@ -288,12 +310,7 @@ impl<'l> Tally<'l> {
     }
 
     fn admit_stack(&mut self, path: &[FrameId]) -> StackId {
-        let id = StackId(self.stacks.len());
-        let frames = path.iter().filter_map(|frame| {
-            let index = usize::try_from(frame.0).ok()?;
-            self.frames.get(index).cloned()
-        });
-        self.stacks.push(frames.collect());
+        let id = StackId(self.paths.len());
         self.paths.insert(Box::from(path), id);
         self.spend(path.len().saturating_mul(STEP_COST) + ENTRY_COST);
         id

@@ -10,6 +10,7 @@ use super::*;
 fn small() -> Limits {
     Limits {
         file_bytes: 1 << 20,
+        decoded_bytes: 8 << 20,
         stacks: 8,
         depth: 4,
         name_bytes: 8,
