@@ -7,6 +7,7 @@
 //! opening of the engine among it, is reached by kills from outside.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,8 +17,8 @@ use collector::store::segment::RangeSum;
 use collector::store::tier::instant;
 use collector::store::tree::ServiceTree;
 use collector::store::{
-    Catalog, Change, Kept, KeyValue, PtypeId, RowKey, SeriesId, ServiceId, StateStore, Store,
-    StoreError, SumRequest, Usage, ValueVisitor, WindowKey, WriteGroup, rows,
+    Catalog, Change, Kept, KeyValue, PtypeId, RowKey, SeriesId, ServiceId, ServiceKey, StateStore,
+    Store, StoreError, SumRequest, Usage, ValueVisitor, WindowKey, WriteGroup, rows,
 };
 use proto::labels::LabelSet;
 use proto::profile::Facts;
@@ -332,6 +333,22 @@ impl Store for FatalStore {
 
     fn usage(&self) -> Usage {
         self.store.usage()
+    }
+
+    fn doom(&self, service: ServiceId, name: &ServiceKey) -> Result<(), StoreError> {
+        self.store.doom(service, name)
+    }
+
+    fn doomed(&self) -> Result<Vec<(ServiceId, ServiceKey)>, StoreError> {
+        self.store.doomed()
+    }
+
+    fn erase(&self, service: ServiceId) -> Result<(), StoreError> {
+        self.store.erase(service)
+    }
+
+    fn backup(&self, folder: &Path) -> Result<(), StoreError> {
+        self.store.backup(folder)
     }
 }
 

@@ -278,7 +278,7 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
 fn access(path: &str) -> Access {
     if path == "/ready" || path.starts_with("/grpc.health.v1.Health/") {
         Access::Open
-    } else if path.starts_with("/tepui.v1.Ingest/") {
+    } else if path == "/api/v1/ingest" || path.starts_with("/tepui.v1.Ingest/") {
         Access::Push
     } else if path.starts_with("/tepui.v1.Admin/") {
         Access::Administer
@@ -470,6 +470,9 @@ mod tests {
             ("/tepui.v1.Ingest/Push", Access::Push),
             ("/tepui.v1.Query/Profile", Access::Read),
             ("/tepui.v1.Admin/Backup", Access::Administer),
+            ("/api/v1/ingest", Access::Push),
+            ("/api/v1/ingests", Access::Read),
+            ("/api/v1/profile", Access::Read),
             ("/metrics", Access::Read),
             ("/", Access::Read),
         ] {

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod compare;
 pub mod error;
+pub mod ingest;
 pub mod params;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use http::HeaderValue;
 use http::header::{REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use proto::status::Kind;
@@ -31,6 +32,7 @@ use crate::shapes::AlertShape;
 use crate::status::Status;
 use crate::web;
 use error::ApiError;
+use ingest::PprofDoor;
 
 /// Answers that are written at once; others wait.
 pub const MAX_RENDERS: usize = 4;
@@ -42,6 +44,8 @@ const DEADLINE: Duration = Duration::from_secs(55);
 pub struct App {
     /// Answers about profiles.
     pub query: Query,
+    /// Takes profiles.
+    pub ingest: PprofDoor,
     /// Answers about alerts.
     pub alerts: Arc<Alerts>,
     /// The collector's state.
@@ -58,6 +62,7 @@ impl App {
     /// Returns what the routes work on.
     pub fn new(
         query: Query,
+        ingest: PprofDoor,
         alerts: Arc<Alerts>,
         status: Arc<Status>,
         metrics: Arc<Metrics>,
@@ -65,6 +70,7 @@ impl App {
     ) -> Self {
         Self {
             query,
+            ingest,
             alerts,
             status,
             metrics,
@@ -106,6 +112,7 @@ pub fn router(app: App, grpc: tonic::service::Routes, authenticator: Arc<Authent
         .route("/api/v1/timeline", get(compare::timeline))
         .route("/api/v1/series", get(api::series))
         .route("/api/v1/anomalies", get(api::anomalies))
+        .route("/api/v1/ingest", post(ingest::pprof))
         .route("/api/v1/status", get(api::status))
         .route("/debug/pprof/profile", get(api::own_profile))
         .route("/metrics", get(api::metrics))

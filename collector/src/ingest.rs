@@ -1,10 +1,11 @@
-//! Takes windows from agents: the gRPC door ([`stream`]), and the one writer
-//! behind it ([`writer`]) that maps stacks to the service's tree and commits
+//! Takes windows: the gRPC door of agents ([`stream`]), the way from every door
+//! to the writer ([`intake`]), and the one writer behind it ([`writer`]) that maps stacks to the service's tree and commits
 //! batches in groups.
 
 mod coarse;
 pub mod dedupe;
 mod gather;
+pub mod intake;
 pub mod resolve;
 pub mod stream;
 pub mod writer;

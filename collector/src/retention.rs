@@ -341,7 +341,7 @@ mod tests {
         rolled.advance(Tier::Minute, FIRST_S + DAY_S);
         rolled.advance(Tier::Hour, FIRST_S + DAY_S);
         let dropped = drop_rows(&store, &rolled, Tier::Window, instant(FIRST_S + DAY_S));
-        assert_eq!(dropped.unwrap(), 1);
+        assert_eq!(dropped.unwrap().stretches, 1);
         let again = Rolled::open(&store, now).unwrap();
         assert_eq!(again.until(Tier::Hour), FIRST_S + DAY_S);
         assert_eq!(again.until(Tier::Day), FIRST_S);

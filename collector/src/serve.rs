@@ -38,8 +38,10 @@ use crate::dirty::Dirty;
 use crate::export::Exporter;
 use crate::grpc::QueryService;
 use crate::hook::{HookConfig, run_hook};
+use crate::http::ingest::PprofDoor;
 use crate::http::{App, router};
-use crate::ingest::stream::{IngestService, Limits};
+use crate::ingest::intake::{Intake, Limits};
+use crate::ingest::stream::IngestService;
 use crate::ingest::writer::{QUEUE_LENGTH, Writer};
 use crate::listen::{self, ListenError};
 use crate::memory::{Budget, Shares};
@@ -79,6 +81,9 @@ pub enum ServeError {
     /// The catalogue of wait primitives, part of the program, is broken.
     #[error("the catalogue of wait primitives is broken")]
     Catalogue(#[from] CatalogueError),
+    /// There is no random number for an instance.
+    #[error("cannot draw a random number: {0}")]
+    Random(getrandom::Error),
     /// The writer's thread cannot be started.
     #[error("cannot start the writer's thread")]
     Thread(#[source] std::io::Error),
@@ -290,8 +295,16 @@ pub async fn start_on(
         Arc::clone(&rolled),
         query.clone(),
     );
+    let disk = Arc::new(AtomicBool::new(false));
+    let limits = Limits {
+        dictionaries: shares.dictionaries,
+        waiting: shares.waiting,
+        disk: Arc::clone(&disk),
+    };
+    let intake = Intake::new(queue, Arc::clone(&metrics), limits);
     let app = App::new(
         query,
+        PprofDoor::new(intake.clone()).map_err(ServeError::Random)?,
         Arc::clone(&alerts),
         Arc::clone(&status),
         Arc::clone(&metrics),
@@ -334,7 +347,6 @@ pub async fn start_on(
         ));
     }
     let kept_store = Arc::clone(&store);
-    let disk = Arc::new(AtomicBool::new(false));
     parts.spawn(keep_house(
         store,
         trees,
@@ -349,21 +361,16 @@ pub async fn start_on(
         Folder {
             path: config.data.clone(),
             max_bytes: config.store.max_disk_bytes,
-            is_full: Arc::clone(&disk),
+            is_full: disk,
         },
         stop_parts.clone(),
     ));
 
     let ingest = IngestService::new(
-        queue,
+        intake,
         clock,
         Arc::clone(&metrics),
         agents,
-        Limits {
-            dictionaries: shares.dictionaries,
-            waiting: shares.waiting,
-            disk,
-        },
         stop_parts.clone(),
     );
     let backups = Backups::new(Arc::clone(&kept_store), config.backup_folder());

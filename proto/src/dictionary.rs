@@ -31,6 +31,14 @@ fn string_cost(text: &str) -> usize {
     text.len() + ENTRY_COST
 }
 
+/// An error if `size` passes `limit`.
+fn check_size(what: &'static str, size: usize, limit: usize) -> Result<(), DictionaryError> {
+    match size > limit {
+        true => Err(DictionaryError::TooLarge { what, size, limit }),
+        false => Ok(()),
+    }
+}
+
 fn stack_cost(frames: usize) -> usize {
     frames * 4 + ENTRY_COST
 }

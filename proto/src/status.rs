@@ -2,6 +2,8 @@
 
 use tonic::{Code, Status};
 
+use crate::pb::tepui::RefusalCode;
+
 /// What kind of failure a caller sees. A kind exists because a caller acts
 /// differently on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,20 @@ impl Kind {
             | Self::Unauthenticated
             | Self::Forbidden
             | Self::Internal => false,
+        }
+    }
+
+    /// The kind of a refused batch or window, for who pushes without a stream.
+    pub const fn of_refusal(code: RefusalCode) -> Self {
+        match code {
+            RefusalCode::Overloaded | RefusalCode::SeriesLimit => Self::Exhausted,
+            RefusalCode::DictionaryReset | RefusalCode::Unavailable => Self::Unavailable,
+            RefusalCode::Malformed
+            | RefusalCode::ClockAhead
+            | RefusalCode::TooOld
+            | RefusalCode::TooLarge
+            | RefusalCode::UnsupportedVersion => Self::Invalid,
+            RefusalCode::Unspecified => Self::Internal,
         }
     }
 

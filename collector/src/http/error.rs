@@ -1,10 +1,12 @@
 //! Failures as HTTP answers them: `{"error":{"kind":…,"message":…}}` with the
 //! status code of [`proto::status`], and in the form that `go tool pprof` shows.
 
+use std::time::Duration;
+
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderName, HeaderValue, StatusCode};
 use proto::labels::SelectorError;
 use proto::status::{Kind, chain};
@@ -23,6 +25,7 @@ const GO_PPROF: HeaderName = HeaderName::from_static("x-go-pprof");
 pub struct ApiError {
     kind: Kind,
     message: String,
+    retry_after: Option<Duration>,
 }
 
 #[derive(Serialize)]
@@ -42,7 +45,15 @@ impl ApiError {
         Self {
             kind,
             message: message.into(),
+            retry_after: None,
         }
+    }
+
+    /// The same with when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Option<Duration>) -> Self {
+        self.retry_after = wait;
+        self
     }
 
     /// What kind of failure it is.
@@ -105,6 +116,13 @@ impl IntoResponse for ApiError {
             },
         };
         let mut response = (self.code(), axum::Json(body)).into_response();
+        if let Some(wait) = self.retry_after {
+            // Whole seconds are all that the header knows (RFC 9110, 10.2.3).
+            let seconds = wait.as_millis().div_ceil(1_000).to_string();
+            if let Ok(seconds) = HeaderValue::from_str(&seconds) {
+                response.headers_mut().insert(RETRY_AFTER, seconds);
+            }
+        }
         response.extensions_mut().insert(self);
         response
     }

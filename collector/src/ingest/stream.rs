@@ -7,7 +7,6 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, stream};
@@ -19,12 +18,13 @@ use proto::pb::tepui as pb;
 use proto::pb::tepui::ingest_server::Ingest;
 use proto::status::{Kind, chain};
 use proto::window::Clock;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
 
-use super::resolve::{Dictionaries, SharedDictionary, lock};
+use super::intake::{Intake, RETRY_AFTER, stopping};
+use super::resolve::{SharedDictionary, lock};
 use super::writer::{Outcome, Submission};
 use crate::agents::Agents;
 use crate::auth::Principal;
@@ -32,18 +32,12 @@ use crate::metrics::Metrics;
 
 /// Batches of one stream that may wait for the writer.
 const MAX_IN_FLIGHT: usize = 16;
-/// How long a batch waits for room before it is refused.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes up to which a body is unpacked where it arrived.
 const SMALL_BODY: u64 = 128 << 10;
 /// What an entry of a dictionary takes beside what is in it.
 const ENTRY_BYTES: usize = 64;
-/// What a sender waits when the disk is full.
-const DISK_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Batches that are unpacked at once.
 const MAX_UNPACKING: usize = 4;
-/// What a sender waits when the writer's queue is full.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// A stream that says nothing for this long is ended; agents send a heartbeat
 /// every 30 s.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -51,59 +45,30 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// The ingest service.
 #[derive(Debug)]
 pub struct IngestService {
-    queue: mpsc::Sender<Submission>,
+    intake: Intake,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
-    dictionaries: Arc<Dictionaries>,
-    room: Arc<Semaphore>,
     unpacking: Arc<Semaphore>,
-    limits: Limits,
     shutdown: CancellationToken,
 }
 
-/// What all streams together may take.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Bytes of dictionaries with their texts; beyond it a stream that wants to grow must begin
-    /// anew.
-    pub dictionaries: usize,
-    /// Bytes of windows that wait for the writer; more wait a little, and are
-    /// then refused with a retry hint.
-    pub waiting: usize,
-    /// Whether the disk has no room for windows.
-    pub disk: Arc<AtomicBool>,
-}
-
-impl Limits {
-    /// KiB of windows that may wait.
-    fn waiting_kib(&self) -> u32 {
-        u32::try_from(self.waiting / 1024).unwrap_or(u32::MAX >> 4)
-    }
-}
-
 impl IngestService {
-    /// Returns the service in front of the writer that reads `queue`. Streams
+    /// Returns the service in front of the writer that `intake` leads to. Streams
     /// read nothing more after `shutdown`, answer what waits, and end.
     pub fn new(
-        queue: mpsc::Sender<Submission>,
+        intake: Intake,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         agents: Arc<Agents>,
-        limits: Limits,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
-            queue,
+            intake,
             clock,
             metrics,
             agents,
-            dictionaries: Arc::default(),
-            room: Arc::new(Semaphore::new(
-                usize::try_from(limits.waiting_kib()).unwrap_or(usize::MAX >> 4),
-            )),
             unpacking: Arc::new(Semaphore::new(MAX_UNPACKING)),
-            limits,
             shutdown,
         }
     }
@@ -112,11 +77,10 @@ impl IngestService {
 /// One stream.
 struct Push {
     inbound: Streaming<pb::PushRequest>,
-    queue: mpsc::Sender<Submission>,
+    intake: Intake,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
-    dictionaries: Arc<Dictionaries>,
     tenant: Arc<str>,
     dictionary: SharedDictionary,
     waiting: VecDeque<Waiting>,
@@ -124,9 +88,7 @@ struct Push {
     is_import: bool,
     greeted: Option<[u8; limits::INSTANCE_BYTES]>,
     state: State,
-    room: Arc<Semaphore>,
     unpacking: Arc<Semaphore>,
-    limits: Limits,
     shutdown: CancellationToken,
 }
 
@@ -157,14 +119,6 @@ impl Drop for Push {
         if let Some(instance) = &self.greeted {
             self.agents.gone(instance, self.clock.now());
         }
-    }
-}
-
-fn refused(code: pb::RefusalCode, message: impl Into<String>, retry: Option<Duration>) -> Outcome {
-    Outcome::Refused {
-        code,
-        message: message.into(),
-        retry_after: retry,
     }
 }
 
@@ -365,14 +319,9 @@ impl Push {
             Ok(body) => body,
             Err((code, message)) => return self.give_up(code, message),
         };
-        let kib = size_kib(&body).min(self.limits.waiting_kib());
         // While it waits this stream is not read, which its agent feels; the place
         // is kept, so that few unpacked batches wait at a time.
-        let room = Arc::clone(&self.room).acquire_many_owned(kib);
-        let room = match tokio::time::timeout(PATIENCE, room).await {
-            Ok(Ok(room)) => Some(room),
-            _ => None,
-        };
+        let room = self.intake.room(body_kib(&body)).await;
         // Its entries count, whatever becomes of its windows.
         let windows = match (instance, self.apply(body).await) {
             (Ok(_), Ok(windows)) if sequence > 0 => windows,
@@ -382,12 +331,10 @@ impl Push {
             }
             (_, Err((code, message))) => return self.give_up(code, message),
         };
-        if self.limits.disk.load(Ordering::Relaxed) {
-            return self.overloaded("the disk is full", DISK_RETRY_AFTER);
-        }
-        if room.is_none() {
-            return self.overloaded("waiting windows take too much memory", RETRY_AFTER);
-        }
+        let room = match room {
+            Ok(room) => room,
+            Err(refusal) => return Owed::Now(refusal),
+        };
         drop(place);
         let (reply, outcome) = oneshot::channel();
         let submission = Submission {
@@ -397,19 +344,13 @@ impl Push {
             is_import: self.is_import,
             windows,
             dictionary: Arc::clone(&self.dictionary),
-            room,
+            room: Some(room),
             reply,
         };
-        match tokio::time::timeout(PATIENCE, self.queue.send(submission)).await {
-            Ok(Ok(())) => Owed::Later(outcome),
-            _ => self.overloaded("the write queue is full", RETRY_AFTER),
+        match self.intake.send(submission).await {
+            Ok(()) => Owed::Later(outcome),
+            Err(refusal) => Owed::Now(refusal),
         }
-    }
-
-    fn overloaded(&self, message: &str, retry_after: Duration) -> Owed {
-        let code = pb::RefusalCode::Overloaded;
-        self.metrics.refused_batches(code).inc();
-        Owed::Now(refused(code, message, Some(retry_after)))
     }
 
     /// Refuses a batch whose dictionary is lost, and with it the stream.
@@ -417,7 +358,7 @@ impl Push {
         self.metrics.refused_batches(code).inc();
         self.state = State::Closing;
         let retry = (code == pb::RefusalCode::DictionaryReset).then_some(RETRY_AFTER);
-        Owed::Now(refused(code, message, retry))
+        Owed::Now(Outcome::refused(code, message, retry))
     }
 
     /// Adds the entries of a body to the dictionary and returns its windows.
@@ -427,7 +368,7 @@ impl Push {
     ) -> Result<Vec<Result<WireWindow, WireWindowError>>, (pb::RefusalCode, String)> {
         if body.reset {
             // Batches that wait for the writer keep the dictionary they came with.
-            self.dictionary = self.dictionaries.begin();
+            self.dictionary = self.intake.begin();
         }
         let (windows, grew) = {
             let mut dictionary = lock(&self.dictionary);
@@ -438,21 +379,16 @@ impl Push {
                 .map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))?;
             (windows, dictionary.recount() > before)
         };
-        if grew && self.is_over() {
+        if grew && self.intake.has_large_dictionaries() {
             // What trees have by now is forgotten.
             self.settle().await;
             lock(&self.dictionary).recount();
-            if self.is_over() {
+            if self.intake.has_large_dictionaries() {
                 let message = "dictionaries of all streams take too much memory";
                 return Err((pb::RefusalCode::DictionaryReset, message.to_owned()));
             }
         }
         Ok(windows)
-    }
-
-    /// Whether the dictionaries of all streams take more than they may.
-    fn is_over(&self) -> bool {
-        self.dictionaries.bytes() > self.limits.dictionaries
     }
 
     /// Waits until the writer is done with what this stream brought.
@@ -465,14 +401,8 @@ impl Push {
     }
 }
 
-/// The outcome of what waits when the writer is gone.
-fn stopping() -> Outcome {
-    let code = pb::RefusalCode::Unavailable;
-    refused(code, "the collector is stopping", Some(RETRY_AFTER))
-}
-
-/// About what a batch takes in memory while it waits, at least 1.
-fn size_kib(body: &pb::BatchBody) -> u32 {
+/// About what a body takes in memory while it waits, at least 1.
+fn body_kib(body: &pb::BatchBody) -> u32 {
     let sum = |bytes: &mut dyn Iterator<Item = usize>| bytes.fold(0, usize::saturating_add);
     let windows = sum(&mut body.windows.iter().map(|window| {
         let values = sum(&mut window.columns.iter().map(|column| column.values.len()));
@@ -531,20 +461,17 @@ impl Ingest for IngestService {
         self.metrics.ingest_streams.add(1);
         let push = Push {
             inbound: request.into_inner(),
-            queue: self.queue.clone(),
+            intake: self.intake.clone(),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
             agents: Arc::clone(&self.agents),
             tenant,
-            dictionary: self.dictionaries.begin(),
-            dictionaries: Arc::clone(&self.dictionaries),
+            dictionary: self.intake.begin(),
             waiting: VecDeque::new(),
             greeted: None,
             is_import: false,
             state: State::Open,
-            room: Arc::clone(&self.room),
             unpacking: Arc::clone(&self.unpacking),
-            limits: self.limits.clone(),
             shutdown: self.shutdown.clone(),
         };
         let responses = stream::unfold(push, |mut push| async move {

@@ -112,6 +112,21 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Nothing of it was kept, for this reason.
+    pub(crate) fn refused(
+        code: RefusalCode,
+        message: impl Into<String>,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        Self::Refused {
+            code,
+            message: message.into(),
+            retry_after,
+        }
+    }
+}
+
 /// Everything the writer works with.
 #[derive(Debug)]
 pub struct Writer {

@@ -27,6 +27,23 @@ fn with_tokens(config: &mut Config, folder: &Path) {
 }
 
 #[tokio::test]
+async fn profiles_are_taken_from_those_who_may_push() {
+    let server = Server::start_with(with_tokens).await;
+    for (token, status) in [
+        (READER, 403),
+        (AGENT, 400),
+        (ADMIN, 400),
+        ("no-such-token-01", 401),
+    ] {
+        let header = format!("Authorization: Bearer {token}");
+        let path = "/api/v1/ingest?service=a";
+        let reply = server.post(path, &[&header], b"").await;
+        assert_eq!(reply.status, status, "{token}: {}", reply.text());
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn http_asks_for_a_token_with_the_right_role() {
     let server = Server::start_with(with_tokens).await;
     let bearer = |token: &str| Some(format!("Authorization: Bearer {token}"));

@@ -13,6 +13,7 @@ mod delete;
 mod export;
 mod hostile;
 mod http;
+mod ingest;
 mod metrics;
 mod push;
 mod restart;

@@ -113,14 +113,28 @@ impl Server {
 
     /// Gets `path` with these header lines, over a connection of its own.
     pub(crate) async fn get(&self, path: &str, headers: &[&str]) -> Reply {
+        self.send("GET", path, headers, &[]).await
+    }
+
+    /// Posts `body` to `path` as `curl --data-binary` does.
+    pub(crate) async fn post(&self, path: &str, headers: &[&str], body: &[u8]) -> Reply {
+        let length = format!("Content-Length: {}", body.len());
+        let form = "Content-Type: application/x-www-form-urlencoded";
+        let headers = [&[length.as_str(), form], headers].concat();
+        self.send("POST", path, &headers, body).await
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Reply {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let mut request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for header in headers {
             request.push_str(&format!("{header}\r\n"));
         }
         request.push_str("\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
+        // A server may answer before it has read all.
+        let _refused = stream.write_all(body).await;
         let mut reply = Vec::new();
         stream.read_to_end(&mut reply).await.unwrap();
         let head_end = reply

@@ -7,7 +7,8 @@ use rustc_hash::FxHashMap;
 use super::pool::StringPool;
 use super::wire::{column_from_wire, facts_from_wire};
 use super::{
-    DictionaryError, FRAME_COST, WireWindow, WireWindowError, id_of, stack_cost, string_cost,
+    DictionaryError, FRAME_COST, WireWindow, WireWindowError, check_size, id_of, stack_cost,
+    string_cost,
 };
 use crate::labels::{LabelError, LabelSet};
 use crate::limits::{
@@ -79,6 +80,33 @@ impl Decoder {
     /// Returns the decoder of a stream that has received nothing.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Returns the decoder of a stream that has received these frames and stacks;
+    /// a stack is ids of frames, leaf first.
+    ///
+    /// # Errors
+    ///
+    /// [`DictionaryError`] as [`Decoder::apply`].
+    pub fn of(frames: Vec<Frame>, stacks: Vec<Box<[u32]>>) -> Result<Self, DictionaryError> {
+        let mut decoder = Self::new();
+        for frame in frames {
+            for text in [
+                &frame.function,
+                &frame.system_name,
+                &frame.file,
+                &frame.build_id,
+            ] {
+                check_size("string in bytes", text.len(), MAX_STRING_BYTES)?;
+            }
+            decoder.bytes += FRAME_COST;
+            decoder.frames.push(frame);
+        }
+        for stack in stacks {
+            decoder.add_stack(stack)?;
+        }
+        decoder.check_caps()?;
+        Ok(decoder)
     }
 
     /// Returns the decoder of a stream that has received nothing and shares its
@@ -179,13 +207,7 @@ impl Decoder {
 
     fn add(&mut self, dictionary: pb::Dictionary) -> Result<(), DictionaryError> {
         for text in dictionary.strings {
-            if text.len() > MAX_STRING_BYTES {
-                return Err(DictionaryError::TooLarge {
-                    what: "string in bytes",
-                    size: text.len(),
-                    limit: MAX_STRING_BYTES,
-                });
-            }
+            check_size("string in bytes", text.len(), MAX_STRING_BYTES)?;
             self.bytes += string_cost(&text);
             self.strings.push(self.pool.intern(&text));
         }
@@ -195,36 +217,31 @@ impl Decoder {
             self.frames.push(frame);
         }
         for stack in dictionary.stacks {
-            if stack.frames.len() > MAX_STACK_FRAMES {
-                return Err(DictionaryError::TooLarge {
-                    what: "stack in frames",
-                    size: stack.frames.len(),
-                    limit: MAX_STACK_FRAMES,
-                });
-            }
-            let known = id_of(self.frames.count);
-            if let Some(&id) = stack.frames.iter().find(|&&id| id >= known) {
-                return Err(DictionaryError::Dangling { what: "frame", id });
-            }
-            self.bytes += stack_cost(stack.frames.len());
-            let frames = stack.frames.into_boxed_slice();
-            self.stack_bytes += size_of_val(&*frames);
-            self.stacks.push(frames);
+            self.add_stack(stack.frames.into_boxed_slice())?;
         }
-        let entries = self.strings.len() + self.frames.count + self.stacks.count;
-        for (what, size, limit) in [
-            (
-                "number of dictionary entries",
-                entries,
-                MAX_DICTIONARY_ENTRIES,
-            ),
-            ("dictionary in bytes", self.bytes, MAX_DICTIONARY_BYTES),
-        ] {
-            if size > limit {
-                return Err(DictionaryError::TooLarge { what, size, limit });
-            }
+        self.check_caps()
+    }
+
+    fn add_stack(&mut self, frames: Box<[u32]>) -> Result<(), DictionaryError> {
+        check_size("stack in frames", frames.len(), MAX_STACK_FRAMES)?;
+        let known = id_of(self.frames.count);
+        if let Some(&id) = frames.iter().find(|&&id| id >= known) {
+            return Err(DictionaryError::Dangling { what: "frame", id });
         }
+        self.bytes += stack_cost(frames.len());
+        self.stack_bytes += size_of_val(&*frames);
+        self.stacks.push(frames);
         Ok(())
+    }
+
+    fn check_caps(&self) -> Result<(), DictionaryError> {
+        let entries = self.strings.len() + self.frames.count + self.stacks.count;
+        check_size(
+            "number of dictionary entries",
+            entries,
+            MAX_DICTIONARY_ENTRIES,
+        )?;
+        check_size("dictionary in bytes", self.bytes, MAX_DICTIONARY_BYTES)
     }
 
     fn string(&self, id: u32) -> Result<Arc<str>, DictionaryError> {
