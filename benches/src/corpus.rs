@@ -13,6 +13,7 @@ use proto::value_type::{ProfileType, Temporality};
 use proto::window::{UnixNanos, Window};
 
 use crate::alias::Alias;
+use crate::ledger::Entry;
 use crate::program::{Program, Shape};
 use crate::random::{Random, mix};
 
@@ -202,6 +203,20 @@ impl Corpus {
             let place = self.shares.pick(bits) + shifts[order];
             let past = place.wrapping_sub(total);
             tally.add(select_unpredictable(place < total, place, past));
+        }
+    }
+
+    /// The window at `slot` as a ledger has it.
+    pub fn entry(&self, slot: Slot) -> Entry {
+        let mut tally = Tally::new();
+        self.draw(slot, &mut tally);
+        let hash = tally.pairs().fold(0_u64, |hash, (stack, count)| {
+            hash.wrapping_add(self.fingerprint(stack).wrapping_mul(count.into()))
+        });
+        Entry {
+            start: slot.start,
+            samples: slot.samples,
+            hash,
         }
     }
 
