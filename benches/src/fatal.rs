@@ -18,7 +18,7 @@ use collector::store::tier::instant;
 use collector::store::tree::ServiceTree;
 use collector::store::{
     Catalog, Change, Kept, KeyValue, PtypeId, RowKey, SeriesId, ServiceId, ServiceKey, StateStore,
-    Store, StoreError, SumRequest, Usage, ValueVisitor, WindowKey, WriteGroup, rows,
+    Store, StoreError, SumRequest, TreeId, Usage, ValueVisitor, WindowKey, WriteGroup, rows,
 };
 use proto::labels::LabelSet;
 use proto::profile::Facts;
@@ -293,8 +293,16 @@ impl Store for FatalStore {
         self.store.series(service)
     }
 
-    fn tree(&self, service: ServiceId) -> Result<ServiceTree, StoreError> {
-        self.around(Call::Tree, || self.store.tree(service))
+    fn tree(&self, tree: TreeId) -> Result<ServiceTree, StoreError> {
+        self.around(Call::Tree, || self.store.tree(tree))
+    }
+
+    fn epochs(&self, service: ServiceId) -> Result<Vec<rows::EpochRow>, StoreError> {
+        self.store.epochs(service)
+    }
+
+    fn forget_tree(&self, tree: TreeId) -> Result<(), StoreError> {
+        self.store.forget_tree(tree)
     }
 
     fn groups(&self, service: ServiceId) -> Result<Vec<rows::Group>, StoreError> {

@@ -12,6 +12,8 @@ use std::time::Duration;
 use config::{Environment, File, FileFormat};
 use serde::Deserialize;
 
+use crate::normalize::{Rule, Rules};
+
 /// Prefix of the collector's environment variables.
 pub const ENV_PREFIX: &str = "TEPUI__COLLECTOR";
 /// Exit code of a process whose configuration cannot be used
@@ -21,6 +23,9 @@ pub const EXIT_CODE: u8 = 64;
 const MIN_MEMORY_BYTES: u64 = 64 << 20;
 /// Smallest disk ceiling: a log, and some hours of windows.
 const MIN_DISK_BYTES: u64 = 1 << 30;
+/// Least and most nodes of a tree: a large program has some hundred thousand.
+const MIN_TREE_NODES: u64 = 10_000;
+const MAX_TREE_NODES: u64 = 1 << 24;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Everything that can be set.
@@ -88,6 +93,12 @@ pub struct StoreConfig {
     pub max_memory_bytes: u64,
     /// Ceiling of the folder's size; 0 for none. The oldest windows go first.
     pub max_disk_bytes: u64,
+    /// Nodes of one service's call tree; what a stack has beyond them ends in
+    /// `[other]`. A full tree is followed by a new one, at most once a day.
+    pub max_tree_nodes: u64,
+    /// Rules by which names of functions are normalised as they come in, see
+    /// [`Rule::ALL`].
+    pub symbol_rules: Vec<String>,
     /// Folder of backups; empty for one beside the folder of the store, see
     /// [`Config::backup_folder`].
     pub backup_folder: PathBuf,
@@ -145,6 +156,16 @@ impl Default for Config {
     }
 }
 
+impl StoreConfig {
+    /// What names are normalised by; `None` if a rule is not known.
+    pub fn rules(&self) -> Option<Rules> {
+        let rules = self.symbol_rules.iter();
+        rules
+            .map(|name| Rule::from_name(name))
+            .try_fold(Rules::NONE, |rules, rule| rule.map(|rule| rules.with(rule)))
+    }
+}
+
 impl Default for StoreConfig {
     fn default() -> Self {
         Self {
@@ -154,6 +175,11 @@ impl Default for StoreConfig {
             group_by: ["version", "zone", "node"].map(str::to_owned).to_vec(),
             max_memory_bytes: 512 << 20,
             max_disk_bytes: 0,
+            max_tree_nodes: 1 << 20,
+            symbol_rules: Rules::DEFAULT
+                .iter()
+                .map(|rule| rule.name().to_owned())
+                .collect(),
             backup_folder: PathBuf::new(),
         }
     }
@@ -352,7 +378,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let listen = self.listen_address()?;
         let detect = &self.detect;
-        let rules: [(&'static str, String, bool, &'static str); 15] = [
+        let rules: [(&'static str, String, bool, &'static str); 17] = [
             (
                 "data",
                 self.data.display().to_string(),
@@ -403,6 +429,18 @@ impl Config {
                 self.store.max_memory_bytes.to_string(),
                 self.store.max_memory_bytes >= MIN_MEMORY_BYTES,
                 "it must be at least 67108864",
+            ),
+            (
+                "store.max_tree_nodes",
+                self.store.max_tree_nodes.to_string(),
+                (MIN_TREE_NODES..=MAX_TREE_NODES).contains(&self.store.max_tree_nodes),
+                "it must be between 10000 and 16777216",
+            ),
+            (
+                "store.symbol_rules",
+                self.store.symbol_rules.join(","),
+                self.store.rules().is_some(),
+                "it may hold: address, rust_hash, rust_number, compiler_suffix, abi_version, native_generics, cpp_lambda_number, go_generics, go_number, go_path, jvm_hidden, jvm_generated, jvm_lambda_number, node_tier, node_position, ruby_address",
             ),
             (
                 "store.max_disk_bytes",

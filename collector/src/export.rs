@@ -23,9 +23,10 @@ use crate::query::{Query, QueryError, ServiceName};
 use crate::rollup::rolled::Rolled;
 use crate::store::segment::Value;
 use crate::store::tier::{DAY_S, Tier, range, seconds};
-use crate::store::trees::{self, SharedTree, Trees};
+use crate::store::trees::{self, Trees};
 use crate::store::{
-    PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, SumRequest, WindowKey,
+    Epoch, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, SumRequest,
+    TreeId, WindowKey,
 };
 use crate::time_range::rfc3339;
 
@@ -132,7 +133,6 @@ type Files = BTreeMap<(u64, SeriesId, String, ValueType), Vec<Part>>;
 struct Subject<'a> {
     id: ServiceId,
     name: Arc<ServiceKey>,
-    tree: SharedTree,
     series: Option<Vec<SeriesId>>,
     types: &'a [(PtypeId, Arc<StoredType>)],
 }
@@ -199,7 +199,6 @@ impl Exporter {
             let subject = Subject {
                 id,
                 name: Arc::new(name),
-                tree: self.trees.get(id)?,
                 series: (!request.selector.is_empty()).then_some(series),
                 types: &types,
             };
@@ -359,7 +358,7 @@ impl Exporter {
             duration_ns: i64::try_from(observed_ns).unwrap_or(i64::MAX),
             comments: comments(start, labels.as_deref()),
         });
-        let mut stacks: BTreeMap<u32, Vec<i64>> = BTreeMap::new();
+        let mut stacks: BTreeMap<(Epoch, u32), Vec<i64>> = BTreeMap::new();
         for (place, column) in columns.iter().enumerate() {
             for (stack, value) in column.values(observed_ns) {
                 let values = stacks.entry(stack);
@@ -369,9 +368,11 @@ impl Exporter {
                 }
             }
         }
-        for (stack, values) in stacks {
+        for ((epoch, stack), values) in stacks {
+            let service = subject.id;
+            let tree = self.trees.at(TreeId { service, epoch })?;
             // The lock is not held while a file is packed: the writer waits for it.
-            let mut frames = trees::read(&subject.tree).path(stack);
+            let mut frames = trees::read(&tree).path(stack);
             frames.reverse();
             builder.add(&frames, values);
         }
@@ -416,16 +417,16 @@ struct Column {
     period: i64,
     observed_ns: u64,
     /// In the unit of the type, by stack; of a gauge times seconds.
-    sums: BTreeMap<u32, i128>,
+    sums: BTreeMap<(Epoch, u32), i128>,
 }
 
 impl Column {
     fn new(stored: &StoredType, value: &Value) -> Self {
-        let mut sums: BTreeMap<u32, i128> = BTreeMap::new();
+        let mut sums: BTreeMap<(Epoch, u32), i128> = BTreeMap::new();
         for segment in &value.segments {
             let weight = i128::from(segment.kind.weight);
             for (stack, value) in &segment.entries {
-                let sum = sums.entry(*stack).or_default();
+                let sum = sums.entry((segment.kind.epoch, *stack)).or_default();
                 *sum = sum.saturating_add(value.saturating_mul(weight));
             }
         }
@@ -446,7 +447,7 @@ impl Column {
     }
 
     /// Values as they stand in a file that covers `duration_ns`.
-    fn values(&self, duration_ns: u64) -> impl Iterator<Item = (u32, i64)> {
+    fn values(&self, duration_ns: u64) -> impl Iterator<Item = ((Epoch, u32), i64)> {
         let seconds = Duration::from_nanos(duration_ns.saturating_add(NANOS / 2)).as_secs();
         let divisor = match self.temporality {
             Temporality::Delta => 1,

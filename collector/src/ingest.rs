@@ -8,6 +8,7 @@ mod gather;
 pub mod intake;
 pub mod resolve;
 pub mod stream;
+mod symbols;
 pub mod writer;
 
 #[cfg(test)]

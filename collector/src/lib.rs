@@ -31,6 +31,7 @@ pub mod ingest;
 pub mod listen;
 pub mod memory;
 pub mod metrics;
+pub mod normalize;
 pub mod prune;
 pub mod query;
 pub mod render;

@@ -164,6 +164,8 @@ pub struct Metrics {
     pub trees: Gauge,
     /// Nodes of those trees.
     pub tree_nodes: Gauge,
+    /// Stacks that were cut off since their tree is full.
+    pub tree_overflows: Counter,
     /// Writes that the store refused or failed.
     pub store_write_errors: Counter,
     /// Reads that the store failed.

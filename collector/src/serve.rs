@@ -46,6 +46,7 @@ use crate::ingest::writer::{QUEUE_LENGTH, Writer};
 use crate::listen::{self, ListenError};
 use crate::memory::{Budget, Shares};
 use crate::metrics::Metrics;
+use crate::normalize::Rules;
 use crate::query::Query;
 use crate::retention::{Folder, Horizons, keep_house};
 use crate::rollup::Rollup;
@@ -228,7 +229,10 @@ pub async fn start_on(
         Err(panicked) => return Err(StoreError::Read(Box::new(panicked)).into()),
     };
     let state: Arc<dyn StateStore> = Arc::<dyn Store>::clone(&store);
-    let trees = Arc::new(Trees::new(Arc::clone(&store), shares.trees));
+    let max_nodes = usize::try_from(config.store.max_tree_nodes).unwrap_or(usize::MAX);
+    let rules = config.store.rules().unwrap_or(Rules::DEFAULT);
+    let trees = Trees::new(Arc::clone(&store), shares.trees);
+    let trees = Arc::new(trees.limited(max_nodes));
     let directory = Arc::new(Directory::open(Arc::clone(&store))?);
     let dirty = Arc::new(Dirty::new(config.detect.step, Arc::clone(&metrics)));
     let rolled = Arc::new(Rolled::open(&*store, clock.now())?);
@@ -246,7 +250,8 @@ pub async fn start_on(
         Arc::clone(&groups),
         Arc::clone(&clock),
         config.store.retention_days,
-    )?;
+    )?
+    .normalising(rules);
     let (queue, waiting) = mpsc::channel(QUEUE_LENGTH);
     let writer = std::thread::Builder::new()
         .name("writer".to_owned())
@@ -301,7 +306,7 @@ pub async fn start_on(
         waiting: shares.waiting,
         disk: Arc::clone(&disk),
     };
-    let intake = Intake::new(queue, Arc::clone(&metrics), limits);
+    let intake = Intake::new(queue, Arc::clone(&metrics), limits, rules);
     let app = App::new(
         query,
         PprofDoor::new(intake.clone()).map_err(ServeError::Random)?,

@@ -66,6 +66,15 @@ id!(
     Epoch(u16)
 );
 
+/// One version of a service's tree. Ids of stacks are of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TreeId {
+    /// The service.
+    pub service: ServiceId,
+    /// The version.
+    pub epoch: Epoch,
+}
+
 impl SeriesId {
     /// The whole service.
     pub const WHOLE: Self = Self(0);
@@ -310,12 +319,27 @@ pub trait Store: StateStore {
     /// [`StoreError`] when the engine fails or a row is damaged.
     fn series(&self, service: ServiceId) -> Result<Vec<(SeriesId, LabelSet)>, StoreError>;
 
-    /// The tree of a service, as far as it is durable.
+    /// A tree of a service, as far as it is durable; an empty one when there is
+    /// none.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the engine fails or a row is damaged.
-    fn tree(&self, service: ServiceId) -> Result<tree::ServiceTree, StoreError>;
+    fn tree(&self, tree: TreeId) -> Result<tree::ServiceTree, StoreError>;
+
+    /// The epochs of a service of which something is written down, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the engine fails or a row is damaged.
+    fn epochs(&self, service: ServiceId) -> Result<Vec<rows::EpochRow>, StoreError>;
+
+    /// Removes a tree that no vector refers to any more.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`] when the engine fails; all of it is there then.
+    fn forget_tree(&self, tree: TreeId) -> Result<(), StoreError>;
 
     /// Groups of series of a service: id, label name and value.
     ///

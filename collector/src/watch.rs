@@ -31,7 +31,7 @@ use crate::store::tier::{Tier, range};
 use crate::store::tree::ServiceTree;
 use crate::store::trees::{self, SharedTree, Trees};
 use crate::store::{
-    KeyValue, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, SumRequest,
+    Epoch, KeyValue, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, SumRequest,
 };
 use crate::tree::CallTree;
 
@@ -313,13 +313,22 @@ impl Watch {
         };
         let mut found: BTreeMap<SeriesId, Totals> = BTreeMap::new();
         // The writer must not wait for the reads below.
-        let waits = self.waits.of(&trees::read(shared), &self.catalogue);
+        let (epoch, waits) = {
+            let tree = trees::read(shared);
+            (tree.epoch(), self.waits.of(&tree, &self.catalogue))
+        };
         for ptype in cpu {
             self.store.values(&request(*ptype), &mut |key, bytes| {
                 let mut period_ns = 0;
                 let mut samples: i128 = 0;
                 let mut waiting: i128 = 0;
                 let observed_ns = segment::visit(bytes, |kind, stack, value| {
+                    samples = samples.saturating_add(value);
+                    // In the minute in which a new epoch begins the stacks of the
+                    // one before have no names here.
+                    if kind.epoch != epoch {
+                        return;
+                    }
                     period_ns = kind.weight.max(period_ns);
                     let index = usize::try_from(stack).unwrap_or(usize::MAX);
                     if index >= values.len() {
@@ -328,7 +337,6 @@ impl Watch {
                     if let Some(slot) = values.get_mut(index) {
                         *slot = slot.saturating_add(value);
                     }
-                    samples = samples.saturating_add(value);
                     if waits.get(index) == Some(&true) {
                         waiting = waiting.saturating_add(value);
                     }
@@ -445,9 +453,9 @@ struct Waits {
     services: Mutex<FxHashMap<ServiceId, WaitingStacks>>,
 }
 
-/// Per stack: whether its leaf waits; and the tree's count of roll-backs for
-/// which that holds.
-type WaitingStacks = (u64, Arc<Vec<bool>>);
+/// Per stack: whether its leaf waits; and the tree's epoch and count of roll-backs
+/// for which that holds.
+type WaitingStacks = (Option<(Epoch, u64)>, Arc<Vec<bool>>);
 
 impl Waits {
     /// Per stack of `tree`: whether its leaf waits.
@@ -457,8 +465,9 @@ impl Waits {
             services.clear();
         }
         let known = services.entry(tree.service()).or_default();
-        if known.0 != tree.roll_backs() {
-            *known = (tree.roll_backs(), Arc::default());
+        let version = Some((tree.epoch(), tree.roll_backs()));
+        if known.0 != version {
+            *known = (version, Arc::default());
         }
         if known.1.len() < tree.stack_count() {
             let waits = Arc::make_mut(&mut known.1);

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::resolve::{Dictionaries, SharedDictionary};
 use super::writer::{Outcome, Submission};
 use crate::metrics::Metrics;
+use crate::normalize::Rules;
 
 /// How long a batch waits for room before it is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,14 +52,20 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Returns the way to the writer that reads `queue`.
-    pub fn new(queue: mpsc::Sender<Submission>, metrics: Arc<Metrics>, limits: Limits) -> Self {
+    /// Returns the way to the writer that reads `queue`. Names are normalised by
+    /// `rules` as they come in.
+    pub fn new(
+        queue: mpsc::Sender<Submission>,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+        rules: Rules,
+    ) -> Self {
         let kib = usize::try_from(limits.waiting_kib()).unwrap_or(usize::MAX >> 4);
         Self {
             queue,
             metrics,
             room: Arc::new(Semaphore::new(kib)),
-            dictionaries: Arc::default(),
+            dictionaries: Arc::new(Dictionaries::new(rules)),
             limits,
         }
     }

@@ -11,21 +11,33 @@ use proto::dictionary::{Decoder, StringPool};
 use proto::stack::Frame;
 use rustc_hash::FxHashMap;
 
+use super::symbols;
+use crate::normalize::Rules;
 use crate::store::trees::{self, SharedTree};
-use crate::store::{ServiceId, StoreError};
+use crate::store::{ServiceId, StoreError, TreeId};
 
-/// Most services of one stream.
-const MAX_SERVICES: usize = 16;
+/// Most services of one stream, and trees of services that were full.
+const MAX_TREES: usize = 16;
 
 /// What the dictionaries of all streams share.
 #[derive(Debug, Default)]
 pub struct Dictionaries {
     texts: Arc<StringPool>,
+    /// What names are normalised by.
+    rules: Rules,
     /// What the dictionaries take, their texts apart.
     counted: AtomicUsize,
 }
 
 impl Dictionaries {
+    /// Returns what the dictionaries share whose names are normalised by `rules`.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+
     /// The dictionary of a stream that has said nothing.
     pub fn begin(self: &Arc<Self>) -> SharedDictionary {
         let mut dictionary = StreamDictionary::default();
@@ -47,8 +59,8 @@ impl Dictionaries {
 pub struct StreamDictionary {
     /// Strings, frames and stacks of the stream that no tree has yet.
     pub decoder: Decoder,
-    /// Per service: ids of its tree.
-    resolved: FxHashMap<ServiceId, Resolved>,
+    /// Per tree: its ids.
+    resolved: FxHashMap<TreeId, Resolved>,
     /// Ids may be void: the stream must begin anew.
     is_void: bool,
     all: Arc<Dictionaries>,
@@ -87,7 +99,7 @@ pub(super) enum ResolveError {
     #[error("unknown stack {0}")]
     Unknown(u32),
     /// More services than a stream may have.
-    #[error("a stream may bring windows of at most {MAX_SERVICES} services")]
+    #[error("a stream may bring windows of at most {MAX_TREES} services")]
     TooManyServices,
     /// A tree could not be read.
     #[error(transparent)]
@@ -114,7 +126,7 @@ impl StreamDictionary {
 
     /// Services of whose trees it holds ids.
     pub(super) fn services(&self) -> impl Iterator<Item = ServiceId> {
-        self.resolved.keys().copied()
+        self.resolved.keys().map(|tree| tree.service)
     }
 
     /// Counts anew what it takes, the texts of the pool apart, and returns it.
@@ -134,19 +146,19 @@ impl StreamDictionary {
         self.is_void = true;
     }
 
-    /// Ids in the tree of `service` of the stream's stacks `wire`. `tree` gives a
-    /// service's tree; it is asked only when a stack is new to the stream.
+    /// Ids in the tree `of` of the stream's stacks `wire`. `tree` gives a
+    /// tree; it is asked only when a stack is new to the stream.
     pub(super) fn stacks(
         &mut self,
-        service: ServiceId,
+        of: TreeId,
         wire: &[u32],
-        mut tree: impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
+        mut tree: impl FnMut(TreeId) -> Result<SharedTree, StoreError>,
     ) -> Result<Vec<u32>, ResolveError> {
-        if self.resolved.len() >= MAX_SERVICES && !self.resolved.contains_key(&service) {
+        if self.resolved.len() >= MAX_TREES && !self.resolved.contains_key(&of) {
             return Err(ResolveError::TooManyServices);
         }
         let (frames, stacks) = (self.decoder.frame_count(), self.decoder.stack_count());
-        let resolved = self.resolved.entry(service).or_default();
+        let resolved = self.resolved.entry(of).or_default();
         resolved.frames.resize(frames, UNKNOWN);
         resolved.stacks.resize(stacks, UNKNOWN);
         let mut out = Vec::with_capacity(wire.len());
@@ -158,7 +170,7 @@ impl StreamDictionary {
         let mut is_new = false;
         for (found, &id) in out.iter_mut().zip(wire) {
             if *found == UNKNOWN {
-                *found = self.stack(service, id, &mut tree)?;
+                *found = self.stack(of, id, &mut tree)?;
                 is_new = true;
             }
         }
@@ -168,21 +180,21 @@ impl StreamDictionary {
         Ok(out)
     }
 
-    /// Adds a stack to the tree of `service`, unless that was just done.
+    /// Adds a stack to the tree `of`, unless that was just done.
     fn stack(
         &mut self,
-        service: ServiceId,
+        of: TreeId,
         id: u32,
-        tree: &mut impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
+        tree: &mut impl FnMut(TreeId) -> Result<SharedTree, StoreError>,
     ) -> Result<u32, ResolveError> {
-        let resolved = self.resolved.get(&service);
+        let resolved = self.resolved.get(&of);
         if let Some(stack) = resolved.and_then(|resolved| at(&resolved.stacks, id)) {
             return Ok(stack);
         }
-        let shared = tree(service)?;
+        let shared = tree(of)?;
         let others = self.resolved.iter();
         let elsewhere = others
-            .filter(|(other, _)| **other != service)
+            .filter(|(other, _)| **other != of)
             .find_map(|(other, resolved)| Some((*other, at(&resolved.stacks, id)?)));
         let stack = match elsewhere {
             Some((other, stack)) => {
@@ -193,9 +205,9 @@ impl StreamDictionary {
                 };
                 trees::write(&shared).intern(frames.iter())
             }
-            None => self.add(service, id, &shared, tree)?,
+            None => self.add(of, id, &shared, tree)?,
         };
-        if let Some(resolved) = self.resolved.get_mut(&service) {
+        if let Some(resolved) = self.resolved.get_mut(&of) {
             set(&mut resolved.stacks, id, stack);
         }
         self.decoder.forget_stack(id);
@@ -205,34 +217,35 @@ impl StreamDictionary {
     /// Adds a stack that no service of the stream has yet.
     fn add(
         &mut self,
-        service: ServiceId,
+        of: TreeId,
         id: u32,
         shared: &SharedTree,
-        tree: &mut impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
+        tree: &mut impl FnMut(TreeId) -> Result<SharedTree, StoreError>,
     ) -> Result<u32, ResolveError> {
         let leaf_first = self.decoder.frame_ids(id);
         let mut path = leaf_first.ok_or(ResolveError::Unknown(id))?.to_vec();
         path.reverse();
         for frame in &mut path {
-            let resolved = self.resolved.get(&service);
+            let resolved = self.resolved.get(&of);
             *frame = match resolved.and_then(|resolved| at(&resolved.frames, *frame)) {
                 Some(known) => known,
-                None => self.frame(service, *frame, shared, tree)?,
+                None => self.frame(of, *frame, shared, tree)?,
             };
         }
         Ok(trees::write(shared).intern_path(&path))
     }
 
-    /// Adds a frame to the tree of `service`.
+    /// Adds a frame to the tree `of`.
     fn frame(
         &mut self,
-        service: ServiceId,
+        of: TreeId,
         id: u32,
         shared: &SharedTree,
-        tree: &mut impl FnMut(ServiceId) -> Result<SharedTree, StoreError>,
+        tree: &mut impl FnMut(TreeId) -> Result<SharedTree, StoreError>,
     ) -> Result<u32, ResolveError> {
         let interned = if let Some(frame) = self.decoder.frame(id) {
-            trees::write(shared).intern_frame(frame)
+            let normal = symbols::normal(frame, self.all.rules);
+            trees::write(shared).intern_frame(&normal)
         } else {
             // Forgotten since a service has it.
             let mut others = self.resolved.iter();
@@ -244,7 +257,7 @@ impl StreamDictionary {
             let frame = frame.ok_or(ResolveError::Unknown(id))?;
             trees::write(shared).intern_frame(&frame)
         };
-        if let Some(resolved) = self.resolved.get_mut(&service) {
+        if let Some(resolved) = self.resolved.get_mut(&of) {
             set(&mut resolved.frames, id, interned);
         }
         self.decoder.forget_frame(id);
@@ -295,21 +308,25 @@ mod tests {
         let trees: Vec<SharedTree> = (0..3)
             .map(|id| Arc::new(RwLock::new(ServiceTree::new(ServiceId(id), Epoch(0)))))
             .collect();
-        let tree = |ServiceId(id): ServiceId| Ok(Arc::clone(&trees[id as usize]));
+        let tree = |id: TreeId| Ok(Arc::clone(&trees[id.service.0 as usize]));
+        let of = |id| TreeId {
+            service: ServiceId(id),
+            epoch: Epoch(0),
+        };
         let body = encoder.encode(&[profile(&[&["main", "a"], &["main", "b"], &[]])]);
         dictionary.decoder.apply(body.unwrap()).unwrap();
         let before = dictionary.decoder.memory_bytes();
-        let first = dictionary.stacks(ServiceId(1), &[0, 1, 2], tree).unwrap();
+        let first = dictionary.stacks(of(1), &[0, 1, 2], tree).unwrap();
         assert_eq!(names(&trees[1], first[0]), ["main", "a"]);
         assert_eq!(names(&trees[1], first[2]), [""; 0]);
         assert!(dictionary.decoder.memory_bytes() < before);
         // A known frame in a new stack, and a known stack, of another service.
         let body = encoder.encode(&[profile(&[&["main", "b", "a"]])]).unwrap();
         dictionary.decoder.apply(body).unwrap();
-        let second = dictionary.stacks(ServiceId(2), &[3, 1], tree).unwrap();
+        let second = dictionary.stacks(of(2), &[3, 1], tree).unwrap();
         assert_eq!(names(&trees[2], second[0]), ["main", "b", "a"]);
         assert_eq!(names(&trees[2], second[1]), ["main", "b"]);
-        let unknown = dictionary.stacks(ServiceId(2), &[4], tree);
+        let unknown = dictionary.stacks(of(2), &[4], tree);
         assert!(matches!(unknown, Err(ResolveError::Unknown(4))));
     }
 }

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::rollup::groups::Groups;
 use crate::rollup::rolled::Rolled;
 use crate::store::rocks::RocksStore;
+use crate::store::rows::EpochRow;
 use crate::store::segment::RangeSum;
 use crate::store::tier::Tier;
 use crate::store::tree::ServiceTree;
@@ -117,8 +118,16 @@ impl Store for Failing {
     fn series(&self, service: ServiceId) -> Result<Vec<(SeriesId, LabelSet)>, StoreError> {
         self.inner.series(service)
     }
-    fn tree(&self, service: ServiceId) -> Result<ServiceTree, StoreError> {
-        self.inner.tree(service)
+    fn tree(&self, tree: TreeId) -> Result<ServiceTree, StoreError> {
+        self.inner.tree(tree)
+    }
+
+    fn epochs(&self, service: ServiceId) -> Result<Vec<EpochRow>, StoreError> {
+        self.inner.epochs(service)
+    }
+
+    fn forget_tree(&self, tree: TreeId) -> Result<(), StoreError> {
+        self.inner.forget_tree(tree)
     }
     fn drop_before(&self, kept: Kept, time: UnixNanos) -> Result<usize, StoreError> {
         self.inner.drop_before(kept, time)
@@ -257,6 +266,13 @@ fn commit(bench: &mut Bench, stream: &mut Stream, sequence: u64, profile: Profil
     outcome.try_recv().unwrap()
 }
 
+fn first_tree(service: ServiceId) -> TreeId {
+    TreeId {
+        service,
+        epoch: Epoch(0),
+    }
+}
+
 const ACKED: Outcome = Outcome::Acked {
     refused: Vec::new(),
     duplicate: false,
@@ -264,7 +280,7 @@ const ACKED: Outcome = Outcome::Acked {
 
 /// Leaf functions and values of everything stored, read from a fresh tree.
 fn stored(bench: &Bench) -> Vec<(String, i128)> {
-    let tree = bench.store.inner.tree(ServiceId(1)).unwrap();
+    let tree = bench.store.inner.tree(first_tree(ServiceId(1))).unwrap();
     let hour = Window::new(
         NOW.saturating_sub(Duration::from_secs(3600)),
         NOW.saturating_add(Duration::from_secs(3600)),

@@ -31,15 +31,16 @@ use super::resolve::{ResolveError, SharedDictionary, lock};
 use crate::directory::{Additions, Directory};
 use crate::dirty::Dirty;
 use crate::metrics::Metrics;
+use crate::normalize::Rules;
 use crate::rollup::groups::Groups;
 use crate::rollup::rolled::Rolled;
-use crate::store::rows::{self, Late, WriterRow};
+use crate::store::rows::{self, EpochRow, Late, WriterRow};
 use crate::store::segment::{Segment, SegmentKind, Value};
 use crate::store::tier::Tier;
 use crate::store::trees::{self, SharedTree, Trees};
 use crate::store::{
-    Active, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, WindowKey,
-    WriteGroup, WriterId,
+    Active, Epoch, PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType, TreeId,
+    WindowKey, WriteGroup, WriterId,
 };
 
 /// Batches that wait before the writer; more are refused with a retry hint.
@@ -68,6 +69,9 @@ pub const MAX_SPOOL_AGE: Duration = Duration::from_secs(7 * 86_400);
 const WRITER_ROW_AGE: Duration = Duration::from_secs(8 * 86_400);
 /// What a sender waits after a failed write.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long stacks are added to a tree at least, in seconds: each tree is kept as
+/// long as anything that was seen while it grew.
+const LEAST_EPOCH_S: u64 = 86_400;
 const NANOS: u64 = 1_000_000_000;
 
 /// A batch that waits for the writer.
@@ -150,6 +154,7 @@ pub struct Writer {
     /// What is known to be stored of the last days' activity.
     active: FxHashSet<Active>,
     gather: Gather,
+    rules: Rules,
 }
 
 /// What a group has prepared and not written yet.
@@ -160,7 +165,11 @@ struct Pending {
     services: FxHashMap<ServiceKey, ServiceId>,
     types: FxHashMap<StoredType, PtypeId>,
     series: FxHashMap<ServiceId, FxHashMap<LabelSet, SeriesId>>,
-    trees: BTreeMap<ServiceId, SharedTree>,
+    trees: BTreeMap<TreeId, SharedTree>,
+    /// Trees that stacks of this group are added to.
+    current: BTreeMap<ServiceId, TreeId>,
+    /// Epochs that begin with this group, and those before them.
+    begun: Vec<(ServiceId, EpochRow)>,
     /// Windows of the batch that is being prepared; they join the group when all
     /// of it could be.
     staged: BTreeMap<WindowKey, Vec<u8>>,
@@ -186,6 +195,8 @@ impl Pending {
             types: FxHashMap::default(),
             series: FxHashMap::default(),
             trees: BTreeMap::new(),
+            current: BTreeMap::new(),
+            begun: Vec::new(),
             staged: BTreeMap::new(),
             coarse: Coarse::new(rolled),
             touched: Vec::new(),
@@ -343,6 +354,7 @@ impl Writer {
             live: FxHashMap::default(),
             active: FxHashSet::default(),
             gather: Gather::default(),
+            rules: Rules::DEFAULT,
             writers: catalog.writers.into_iter().collect(),
             store,
             trees,
@@ -354,6 +366,12 @@ impl Writer {
             clock,
             max_age: retention.min(MAX_SPOOL_AGE),
         })
+    }
+
+    /// With names normalised by `rules`, which streams of batches do.
+    #[must_use]
+    pub fn normalising(self, rules: Rules) -> Self {
+        Self { rules, ..self }
     }
 
     /// Takes batches from `queue` until every sender is gone. Blocks.
@@ -414,6 +432,9 @@ impl Writer {
                 for tree in pending.trees.values() {
                     trees::write(tree).roll_back();
                 }
+                for (service, before) in pending.begun {
+                    self.trees.set_current(service, before);
+                }
                 // Every stream of the group may have been given void ids.
                 for submission in &submissions {
                     lock(&submission.dictionary).make_void();
@@ -454,7 +475,9 @@ impl Writer {
     /// The group is durable: everybody may know.
     fn settle(&mut self, pending: Pending) {
         for tree in pending.trees.values() {
-            trees::write(tree).mark_durable();
+            let mut tree = trees::write(tree);
+            tree.mark_durable();
+            self.metrics.tree_overflows.add(tree.take_overflowed());
         }
         self.writers.extend(pending.writers);
         self.metrics.ingest_windows.add(pending.windows);
@@ -676,11 +699,12 @@ impl Writer {
             .iter()
             .map(|column| self.ptype(column, pending))
             .collect::<Result<Vec<_>, _>>()?;
-        let stacks = self.stacks(submission, service, &window.stacks, pending)?;
+        let (epoch, stacks) = self.stacks(submission, service, &window.stacks, now, pending)?;
         let span_ns = u64::try_from(window.window.duration().as_nanos()).unwrap_or(u64::MAX);
         for (column, ptype) in window.columns.iter().zip(types) {
             let observed_ns = window.facts.observed_in(&window.window);
-            let value = value(column, &stacks, span_ns, observed_ns, &mut self.gather);
+            let time = (span_ns, observed_ns);
+            let value = value(column, epoch, &stacks, time, &mut self.gather);
             self.put(key(ptype), &window.labels, value, pending)?;
         }
         let is_cpu = |column: &Column| column.profile_type.sample() == ProfileType::cpu().sample();
@@ -818,30 +842,72 @@ impl Writer {
         Ok(live)
     }
 
-    /// The tree of a service; what this group adds to it is written with it.
-    fn tree(&self, service: ServiceId, pending: &mut Pending) -> Result<SharedTree, StoreError> {
-        if let Some(tree) = pending.trees.get(&service) {
+    /// The tree that stacks of `service` are added to by this group. A new epoch
+    /// begins when names are normalised otherwise than before, and when the tree
+    /// is full and not new.
+    fn current(
+        &self,
+        service: ServiceId,
+        now: UnixNanos,
+        pending: &mut Pending,
+    ) -> Result<TreeId, StoreError> {
+        if let Some(id) = pending.current.get(&service) {
+            return Ok(*id);
+        }
+        let before = self.trees.current(service)?;
+        let mut epoch = before.epoch;
+        let tree = self.tree(TreeId { service, epoch }, pending)?;
+        let (is_empty, is_full) = {
+            let tree = trees::read(&tree);
+            (tree.stack_count() == 0, tree.is_full())
+        };
+        let now_s = u64::try_from(now.seconds()).unwrap_or(0);
+        let is_renamed = before.rules != Some(self.rules.bits());
+        let is_over = is_full && now_s.saturating_sub(before.since_s) >= LEAST_EPOCH_S;
+        if is_renamed || is_over {
+            if !is_empty {
+                epoch = Epoch(epoch.0.saturating_add(1));
+            }
+            let row = EpochRow {
+                epoch,
+                since_s: now_s,
+                rules: Some(self.rules.bits()),
+            };
+            pending.group.dictionary.push(rows::epoch(service, &row));
+            pending.begun.push((service, before));
+            self.trees.set_current(service, row);
+        }
+        let id = TreeId { service, epoch };
+        pending.current.insert(service, id);
+        Ok(id)
+    }
+
+    /// A tree; what this group adds to it is written with it.
+    fn tree(&self, id: TreeId, pending: &mut Pending) -> Result<SharedTree, StoreError> {
+        if let Some(tree) = pending.trees.get(&id) {
             return Ok(Arc::clone(tree));
         }
-        let tree = self.trees.get(service)?;
-        pending.trees.insert(service, Arc::clone(&tree));
+        let tree = self.trees.at(id)?;
+        pending.trees.insert(id, Arc::clone(&tree));
         Ok(tree)
     }
 
-    /// Stack ids of the service's tree for stack ids of the stream.
+    /// Stack ids for stack ids of the stream, and the epoch that they are of.
     fn stacks(
         &mut self,
         submission: &Submission,
         service: ServiceId,
         wire: &[u32],
+        now: UnixNanos,
         pending: &mut Pending,
-    ) -> Result<Vec<u32>, Refuse> {
+    ) -> Result<(Epoch, Vec<u32>), Refuse> {
         if wire.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Epoch(0), Vec::new()));
         }
-        let tree = |service| self.tree(service, pending);
-        match lock(&submission.dictionary).stacks(service, wire, tree) {
-            Ok(stacks) => Ok(stacks),
+        let id = self.current(service, now, pending)?;
+        let tree = |id| self.tree(id, pending);
+        match lock(&submission.dictionary).stacks(id, wire, tree) {
+            Ok(stacks) => Ok((id.epoch, stacks)),
             Err(ResolveError::Store(error)) => Err(error.into()),
             Err(error) => refuse(RefusalCode::Malformed, error.to_string()),
         }
@@ -915,9 +981,9 @@ impl Writer {
 /// for, so that it adds over time like any count.
 fn value(
     column: &Column,
+    epoch: Epoch,
     stacks: &[u32],
-    span_ns: u64,
-    observed_ns: u64,
+    (span_ns, observed_ns): (u64, u64),
     gather: &mut Gather,
 ) -> Value {
     let (factor, observed_ns) = match column.temporality {
@@ -936,7 +1002,7 @@ fn value(
         span_ns,
         segments: vec![Segment {
             kind: SegmentKind {
-                epoch: crate::store::Epoch(0),
+                epoch,
                 period: column.period,
                 weight: column.weight,
             },

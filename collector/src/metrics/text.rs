@@ -44,6 +44,11 @@ impl Metrics {
                 &self.dictionary_resets,
             ),
             (
+                "tepui_tree_overflows_total",
+                "Stacks that were cut off, and end in [other], since their tree is full.",
+                &self.tree_overflows,
+            ),
+            (
                 "tepui_store_write_errors_total",
                 "Writes that the store refused or failed.",
                 &self.store_write_errors,

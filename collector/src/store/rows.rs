@@ -14,6 +14,9 @@
 //! | 7 | service u32, first id u32 | frames |
 //! | 8 | service u32, epoch u16, first id u32 | nodes: (node - parent, frame) |
 //! | 9 | service u32, epoch u16, first id u32 | stacks: leaf nodes |
+//! | 16 | service u32, epoch u16 | since when it takes new stacks (s), rules of names |
+//! | 17 | service u32, epoch u16, first id u32 | strings of an epoch after the first |
+//! | 18 | service u32, epoch u16, first id u32 | frames of an epoch after the first |
 //! | 10 | tier u8 | second before which everything was summed up, u64 |
 //! | 11 | minute since 1970 u32, service u32, type u16, series u32 | |
 //! | 12 | service u32, group u32 | label name, label value |
@@ -35,7 +38,7 @@ use super::tier::{MINUTE_S, Tier};
 use super::{Epoch, PtypeId, SeriesId, ServiceId, ServiceKey, StoredType, WriterId};
 
 /// Version of the database format.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// Version of a facts row.
 const FACTS_VERSION: u8 = 1;
 
@@ -54,8 +57,11 @@ pub(super) const GROUP_ROW: u8 = 12;
 pub(super) const DROPPED_ROW: u8 = 13;
 pub(super) const DOOMED_ROW: u8 = 14;
 pub(super) const NEXT_SERVICE_ROW: u8 = 15;
+pub(super) const EPOCH_ROW: u8 = 16;
+pub(super) const LATER_STRING_ROW: u8 = 17;
+pub(super) const LATER_FRAME_ROW: u8 = 18;
 /// Rows whose key goes on with their service and that hold nothing else.
-pub(super) const ROWS_OF_SERVICES: [u8; 7] = [
+pub(super) const ROWS_OF_SERVICES: [u8; 10] = [
     SERVICE_ROW,
     SERIES_ROW,
     STRING_ROW,
@@ -63,7 +69,12 @@ pub(super) const ROWS_OF_SERVICES: [u8; 7] = [
     NODE_ROW,
     STACK_ROW,
     GROUP_ROW,
+    EPOCH_ROW,
+    LATER_STRING_ROW,
+    LATER_FRAME_ROW,
 ];
+/// Runs of a tree, in the order in which they are read.
+pub(super) const RUNS: [u8; 4] = [STRING_ROW, FRAME_ROW, NODE_ROW, STACK_ROW];
 
 /// A row as the store writes it.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -92,6 +103,29 @@ pub struct Late {
     pub ptype: PtypeId,
     /// The series.
     pub series: SeriesId,
+}
+
+/// A version of a service's tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochRow {
+    /// Its number.
+    pub epoch: Epoch,
+    /// Since when stacks are added to it, in seconds since 1970.
+    pub since_s: u64,
+    /// What its names are normalised by, as [`Rules::bits`]; `None` if that is not
+    /// known.
+    ///
+    /// [`Rules::bits`]: crate::normalize::Rules::bits
+    pub rules: Option<u32>,
+}
+
+impl EpochRow {
+    /// The first epoch of a service, of which nothing is written down.
+    pub const FIRST: Self = Self {
+        epoch: Epoch(0),
+        since_s: 0,
+        rules: None,
+    };
 }
 
 /// The series of a service that have one value of a label.
@@ -370,10 +404,47 @@ pub(super) fn read_group(key: &[u8], value: &[u8]) -> Option<Group> {
 
 /// Prefix of the runs of one kind of a service's tree.
 pub(super) fn run_prefix(row: u8, service: ServiceId, epoch: Epoch) -> Vec<u8> {
-    match row {
-        NODE_ROW | STACK_ROW => key(row, &[&service.0.to_be_bytes(), &epoch.0.to_be_bytes()]),
-        _ => key(row, &[&service.0.to_be_bytes()]),
+    let row = match row {
+        // The first epoch was the only one once.
+        STRING_ROW | FRAME_ROW if epoch == Epoch(0) => {
+            return key(row, &[&service.0.to_be_bytes()]);
+        }
+        STRING_ROW => LATER_STRING_ROW,
+        FRAME_ROW => LATER_FRAME_ROW,
+        row => row,
+    };
+    key(row, &[&service.0.to_be_bytes(), &epoch.0.to_be_bytes()])
+}
+
+/// The row of an epoch.
+pub fn epoch(service: ServiceId, row: &EpochRow) -> Row {
+    let mut value = Vec::new();
+    put_varint(&mut value, row.since_s.into());
+    if let Some(rules) = row.rules {
+        put_varint(&mut value, rules.into());
     }
+    (epoch_key(service, row.epoch), value)
+}
+
+pub(super) fn epoch_key(service: ServiceId, epoch: Epoch) -> Vec<u8> {
+    let parts = [&service.0.to_be_bytes()[..], &epoch.0.to_be_bytes()];
+    key(EPOCH_ROW, &parts)
+}
+
+pub(super) fn epoch_prefix(service: ServiceId) -> Vec<u8> {
+    key(EPOCH_ROW, &[&service.0.to_be_bytes()])
+}
+
+pub(super) fn read_epoch(key: &[u8], value: &[u8]) -> Option<EpochRow> {
+    let mut reader = Reader(value);
+    Some(EpochRow {
+        epoch: Epoch(u16::from_be_bytes(key.get(5..)?.try_into().ok()?)),
+        since_s: reader.number()?,
+        rules: match reader.is_empty() {
+            true => None,
+            false => Some(reader.number()?),
+        },
+    })
 }
 
 /// Key of the run that begins with id `first`.
@@ -390,16 +461,21 @@ pub(super) fn run_first(key: &[u8]) -> Option<u32> {
 }
 
 /// The run of `strings` that begins with id `first`.
-pub fn strings<'a>(service: ServiceId, first: u32, strings: impl Iterator<Item = &'a str>) -> Row {
+pub fn strings<'a>(
+    service: ServiceId,
+    epoch: Epoch,
+    first: u32,
+    strings: impl Iterator<Item = &'a str>,
+) -> Row {
     let mut value = Vec::new();
     for text in strings {
         put_bytes(&mut value, text.as_bytes());
     }
-    (run_key(STRING_ROW, service, Epoch(0), first), value)
+    (run_key(STRING_ROW, service, epoch, first), value)
 }
 
 /// The run of `frames` that begins with id `first`.
-pub fn frames(service: ServiceId, first: u32, frames: &[FrameRow]) -> Row {
+pub fn frames(service: ServiceId, epoch: Epoch, first: u32, frames: &[FrameRow]) -> Row {
     let mut value = Vec::new();
     for frame in frames {
         value.push(frame.kind.code());
@@ -415,7 +491,7 @@ pub fn frames(service: ServiceId, first: u32, frames: &[FrameRow]) -> Row {
         }
         put_varint(&mut value, frame.file_offset.into());
     }
-    (run_key(FRAME_ROW, service, Epoch(0), first), value)
+    (run_key(FRAME_ROW, service, epoch, first), value)
 }
 
 pub(super) fn read_frame(reader: &mut Reader<'_>) -> Option<FrameRow> {
@@ -565,7 +641,7 @@ mod tests {
             file_offset: 0,
         };
         assert_eq!(
-            frames(ServiceId(1), 0, &[frame]).1,
+            frames(ServiceId(1), Epoch(0), 0, &[frame]).1,
             [2, 1, 0, 2, 3, 4, 0, 0]
         );
         assert_eq!(
@@ -591,7 +667,7 @@ mod tests {
         assert_eq!(group_value, b"\x07version\x011");
         assert_eq!(read_group(&group_key, &group_value), Some(version));
         assert_eq!(
-            strings(ServiceId(1), 7, ["ab"].into_iter()),
+            strings(ServiceId(1), Epoch(0), 7, ["ab"].into_iter()),
             (vec![6, 0, 0, 0, 1, 0, 0, 0, 7], b"\x02ab".to_vec())
         );
     }

@@ -452,11 +452,21 @@ impl ServiceTree {
         let strings = self.strings.get(durable.strings..).unwrap_or(&[]);
         if !strings.is_empty() {
             let texts = strings.iter().map(|text| &**text);
-            out.push(rows::strings(self.service, id(durable.strings), texts));
+            out.push(rows::strings(
+                self.service,
+                self.epoch,
+                id(durable.strings),
+                texts,
+            ));
         }
         let frames = self.frames.get(durable.frames..).unwrap_or(&[]);
         if !frames.is_empty() {
-            out.push(rows::frames(self.service, id(durable.frames), frames));
+            out.push(rows::frames(
+                self.service,
+                self.epoch,
+                id(durable.frames),
+                frames,
+            ));
         }
         let nodes = self.nodes.get(durable.nodes..).unwrap_or(&[]);
         if !nodes.is_empty() {
@@ -511,6 +521,11 @@ impl ServiceTree {
     pub(super) fn load_run(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
         let row = key.first().copied().ok_or("without a key")?;
         let first = rows::run_first(key).ok_or("with a short key")?;
+        let row = match row {
+            rows::LATER_STRING_ROW => rows::STRING_ROW,
+            rows::LATER_FRAME_ROW => rows::FRAME_ROW,
+            row => row,
+        };
         let held = match row {
             rows::STRING_ROW => self.strings.len(),
             rows::FRAME_ROW => self.frames.len(),
@@ -599,7 +614,13 @@ mod tests {
 
     fn reload(tree: &ServiceTree, rows: &[Row]) -> ServiceTree {
         let mut rows = rows.to_vec();
-        rows.sort();
+        // Runs are read kind by kind, whatever their numbers.
+        let place = |key: &[u8]| match key.first() {
+            Some(&rows::LATER_STRING_ROW) => rows::STRING_ROW,
+            Some(&rows::LATER_FRAME_ROW) => rows::FRAME_ROW,
+            kind => kind.copied().unwrap_or(0),
+        };
+        rows.sort_by_key(|(key, _)| (place(key), key.clone()));
         let mut again = ServiceTree::new(tree.service, tree.epoch);
         for (key, value) in rows {
             again.load_run(&key, &value).unwrap();

@@ -4,12 +4,13 @@
 //! dropped from memory, least recently used first, when the budget is passed
 //! and nobody holds it and all of it is durable.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustc_hash::FxHashMap;
 
+use super::rows::EpochRow;
 use super::tree::ServiceTree;
-use super::{ServiceId, Store, StoreError};
+use super::{ServiceId, Store, StoreError, TreeId};
 
 /// A tree that is shared between the writer and readers.
 pub type SharedTree = Arc<RwLock<ServiceTree>>;
@@ -23,7 +24,9 @@ struct Held {
 
 #[derive(Debug, Default)]
 struct State {
-    held: FxHashMap<ServiceId, Held>,
+    held: FxHashMap<TreeId, Held>,
+    /// What new stacks of services are added to, where that was asked.
+    current: FxHashMap<ServiceId, EpochRow>,
     turn: u64,
 }
 
@@ -32,6 +35,7 @@ struct State {
 pub struct Trees {
     store: Arc<dyn Store>,
     budget_bytes: usize,
+    max_nodes: usize,
     state: Mutex<State>,
 }
 
@@ -52,30 +56,71 @@ impl Trees {
         Self {
             store,
             budget_bytes,
+            max_nodes: usize::MAX,
             state: Mutex::default(),
         }
     }
 
-    /// The tree of `service`, read from the store when it is not in memory.
+    /// With at most about `max_nodes` nodes in each tree, see
+    /// [`ServiceTree::limited`].
+    #[must_use]
+    pub fn limited(self, max_nodes: usize) -> Self {
+        Self { max_nodes, ..self }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The epoch of `service` that new stacks are added to.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store fails or the dictionary is damaged.
+    pub fn current(&self, service: ServiceId) -> Result<EpochRow, StoreError> {
+        if let Some(row) = self.state().current.get(&service) {
+            return Ok(*row);
+        }
+        let row = self.store.epochs(service)?.pop().unwrap_or(EpochRow::FIRST);
+        Ok(*self.state().current.entry(service).or_insert(row))
+    }
+
+    /// From now on new stacks are added to another epoch. The writer writes it
+    /// down with the first of them, and returns to the one before when that fails.
+    pub fn set_current(&self, service: ServiceId, row: EpochRow) {
+        self.state().current.insert(service, row);
+    }
+
+    /// The tree that new stacks of `service` are added to.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the store fails or the dictionary is damaged.
     pub fn get(&self, service: ServiceId) -> Result<SharedTree, StoreError> {
+        let epoch = self.current(service)?.epoch;
+        self.at(TreeId { service, epoch })
+    }
+
+    /// A tree of `service`, read from the store when it is not in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store fails or the dictionary is damaged.
+    pub fn at(&self, id: TreeId) -> Result<SharedTree, StoreError> {
         // The lock is held while a tree is read, or two readers could make two
         // trees of one service and the writer add to the one that is dropped.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.turn += 1;
         let turn = state.turn;
-        if let Some(held) = state.held.get_mut(&service) {
+        if let Some(held) = state.held.get_mut(&id) {
             held.used = turn;
             return Ok(Arc::clone(&held.tree));
         }
-        let tree = self.store.tree(service)?;
+        let tree = self.store.tree(id)?.limited(self.max_nodes);
         let bytes = tree.bytes();
         let tree = Arc::new(RwLock::new(tree));
         state.held.insert(
-            service,
+            id,
             Held {
                 tree: Arc::clone(&tree),
                 used: turn,
@@ -88,7 +133,7 @@ impl Trees {
     /// Measures every tree anew and drops the least recently used ones until
     /// the budget holds. Called by the writer between groups.
     pub fn shrink(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         for held in state.held.values_mut() {
             // A tree that is being changed is measured at the next call.
             if let Ok(tree) = held.tree.try_read() {
@@ -99,34 +144,59 @@ impl Trees {
         if total <= self.budget_bytes {
             return;
         }
-        let mut oldest: Vec<(u64, ServiceId)> = state
+        let mut oldest: Vec<(u64, TreeId)> = state
             .held
             .iter()
-            .map(|(service, held)| (held.used, *service))
+            .map(|(id, held)| (held.used, *id))
             .collect();
         oldest.sort_unstable();
-        for (_, service) in oldest {
+        for (_, id) in oldest {
             if total <= self.budget_bytes {
                 break;
             }
-            let idle = state.held.get(&service).is_some_and(|held| {
+            let idle = state.held.get(&id).is_some_and(|held| {
                 Arc::strong_count(&held.tree) == 1 && read(&held.tree).is_durable()
             });
-            if idle && let Some(held) = state.held.remove(&service) {
+            if idle && let Some(held) = state.held.remove(&id) {
                 total -= held.bytes;
             }
         }
     }
 
-    /// Drops the tree of a service that was deleted; who holds it may go on.
+    /// Drops the trees of a service that was deleted; who holds one may go on.
     pub fn forget(&self, service: ServiceId) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.held.remove(&service);
+        let mut state = self.state();
+        state.held.retain(|id, _| id.service != service);
+        state.current.remove(&service);
+    }
+
+    /// Removes the trees of `service` to which no stack was added since `until_s`,
+    /// from the store too. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store fails.
+    pub fn remove_before(&self, service: ServiceId, until_s: u64) -> Result<usize, StoreError> {
+        let epochs = self.store.epochs(service)?;
+        let mut removed = 0;
+        for (row, next) in epochs.iter().zip(epochs.iter().skip(1)) {
+            if next.since_s > until_s {
+                break;
+            }
+            let id = TreeId {
+                service,
+                epoch: row.epoch,
+            };
+            self.store.forget_tree(id)?;
+            self.state().held.remove(&id);
+            removed += 1;
+        }
+        Ok(removed)
     }
 
     /// Nodes of the trees in memory; one that is being changed is left out.
     pub fn node_count(&self) -> usize {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         let trees = state
             .held
             .values()
@@ -136,7 +206,7 @@ impl Trees {
 
     /// Bytes of the trees in memory, as last measured, and how many there are.
     pub fn usage(&self) -> (usize, usize) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         (
             state.held.values().map(|held| held.bytes).sum(),
             state.held.len(),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use collector::store::rocks::RocksStore;
 use collector::store::tier::Tier;
-use collector::store::{PtypeId, ServiceId, ServiceKey, Store, StoreError, SumRequest};
+use collector::store::{
+    Epoch, PtypeId, ServiceId, ServiceKey, Store, StoreError, SumRequest, TreeId,
+};
 use proto::labels::LabelSet;
 use proto::pb::tepui::RefusalCode;
 use proto::profile::{Facts, Profile};
@@ -239,7 +241,11 @@ async fn a_start_finishes_what_a_kill_interrupted() {
                 assert_eq!(services.last(), Some(&(ServiceId(3), name)));
                 assert_eq!(windows(&store, ServiceId(2)), 0);
                 assert_eq!(windows(&store, ServiceId(3)), 1);
-                assert_eq!(store.tree(ServiceId(2)).unwrap().stack_count(), 0);
+                let tree = TreeId {
+                    service: ServiceId(2),
+                    epoch: Epoch(0),
+                };
+                assert_eq!(store.tree(tree).unwrap().stack_count(), 0);
                 assert_eq!(store.series(ServiceId(2)).unwrap(), []);
             }
         }

@@ -6,15 +6,17 @@ use std::path::Path;
 use proto::labels::LabelSet;
 use proto::profile::Facts;
 use proto::window::{UnixNanos, Window};
+use rocksdb::WriteBatch;
 
 use super::{DICTIONARY, Family, RocksStore, STATE, after, write_error};
 use crate::store::keys::{self, RowKey};
+use crate::store::rows::EpochRow;
 use crate::store::segment::RangeSum;
 use crate::store::tier::{Tier, seconds};
 use crate::store::tree::ServiceTree;
 use crate::store::{
-    Catalog, Change, Epoch, Kept, KeyValue, PtypeId, SeriesId, ServiceId, ServiceKey, StateStore,
-    Store, StoreError, SumRequest, Usage, ValueVisitor, WindowKey, WriteGroup, rows,
+    Catalog, Change, Kept, KeyValue, PtypeId, SeriesId, ServiceId, ServiceKey, StateStore, Store,
+    StoreError, SumRequest, TreeId, Usage, ValueVisitor, WindowKey, WriteGroup, rows,
 };
 
 impl StateStore for RocksStore {
@@ -202,16 +204,35 @@ impl Store for RocksStore {
         Ok(out)
     }
 
-    fn tree(&self, service: ServiceId) -> Result<ServiceTree, StoreError> {
+    fn epochs(&self, service: ServiceId) -> Result<Vec<EpochRow>, StoreError> {
+        let mut out = Vec::new();
+        let prefix = rows::epoch_prefix(service);
+        self.prefixed(&self.family(DICTIONARY)?, &prefix, |key, value| {
+            let row = rows::read_epoch(key, value)
+                .ok_or_else(|| StoreError::damaged(key, "unreadable"))?;
+            out.push(row);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn forget_tree(&self, TreeId { service, epoch }: TreeId) -> Result<(), StoreError> {
         let dictionary = self.family(DICTIONARY)?;
-        let epoch = Epoch(0);
+        let mut batch = WriteBatch::default();
+        for row in rows::RUNS {
+            let prefix = rows::run_prefix(row, service, epoch);
+            if let Some(end) = after(&prefix) {
+                batch.delete_range_cf(&dictionary, prefix, end);
+            }
+        }
+        batch.delete_cf(&dictionary, rows::epoch_key(service, epoch));
+        self.write_batch(batch)
+    }
+
+    fn tree(&self, TreeId { service, epoch }: TreeId) -> Result<ServiceTree, StoreError> {
+        let dictionary = self.family(DICTIONARY)?;
         let mut tree = ServiceTree::new(service, epoch);
-        for row in [
-            rows::STRING_ROW,
-            rows::FRAME_ROW,
-            rows::NODE_ROW,
-            rows::STACK_ROW,
-        ] {
+        for row in rows::RUNS {
             let prefix = rows::run_prefix(row, service, epoch);
             self.prefixed(&dictionary, &prefix, |key, value| {
                 tree.load_run(key, value)

@@ -284,8 +284,8 @@ mod tests {
         let others = dump(&store);
         fill(&store, 2);
         let all = dump(&store);
-        // 7 dictionary rows, 5 late, 5 active, 10 windows, 15 sums, 3 features.
-        assert_eq!(all.len() - others.len(), 7 + 5 + 5 + 10 + 15 + 3);
+        // 10 dictionary rows, 5 late, 5 active, 10 windows, 15 sums, 3 features.
+        assert_eq!(all.len() - others.len(), 10 + 5 + 5 + 10 + 15 + 3);
         store.doom(ServiceId(2), &name(2)).unwrap();
         // What comes too late is left out.
         fill(&store, 2);
