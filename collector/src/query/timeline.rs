@@ -84,7 +84,7 @@ pub(super) fn answer(
         groups: BTreeMap::new(),
     };
     for (service, _) in services {
-        let _memory = inner.share(&inner.trees.get(service)?)?;
+        let _memory = inner.admission.share(&inner.trees.get(service)?, 1)?;
         for (value, selection) in groups(inner, service, ptype, request)? {
             let points = (answer.groups.len() + 1).saturating_mul(request.steps.count());
             if points > MAX_POINTS {

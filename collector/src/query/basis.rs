@@ -1,0 +1,237 @@
+//! What an answer rests on, and the sum of one service's vectors.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use proto::value_type::{ProfileType, Temporality};
+use proto::window::{UnixNanos, Window};
+
+use super::{Inner, QueryError, ServiceName};
+use crate::answer::Coverage;
+use crate::rollup::read::Selection;
+use crate::rollup::total::Total;
+use crate::store::segment::RangeSum;
+use crate::store::tier::Tier;
+use crate::store::{PtypeId, SeriesId, ServiceId, StoreError, StoredType};
+
+/// What is added up: of a service, of a type, these series, in this time.
+pub(super) type Sum<'a> = (ServiceId, PtypeId, &'a Selection, Window);
+
+/// What an answer rests on, of all its services.
+#[derive(Debug, Default)]
+pub(super) struct Basis {
+    coverage: Coverage,
+    periods: Vec<i64>,
+    /// Stretches of seconds during which something was observed.
+    seconds: RangeSum,
+    rounded_to: Option<Tier>,
+}
+
+impl Basis {
+    /// Windows that were added up.
+    pub(super) fn windows(&self) -> u64 {
+        self.coverage.windows
+    }
+
+    /// Counts nodes that are in an `other` now.
+    pub(super) fn add_pruned(&mut self, nodes: u64) {
+        let pruned = &mut self.coverage.pruned_nodes;
+        *pruned = pruned.saturating_add(nodes);
+    }
+
+    /// Seconds during which something was observed: what a gauge is divided by.
+    pub(super) fn observed_s(&mut self) -> i128 {
+        self.seconds.finish();
+        i128::from(self.seconds.covered_s())
+    }
+
+    /// Distance between samples; 0 when mixed.
+    pub(super) fn period(&mut self) -> i64 {
+        self.periods.sort_unstable();
+        self.periods.dedup();
+        match self.periods[..] {
+            [only] => only,
+            _ => 0,
+        }
+    }
+
+    /// What a reader is told of it, at `now`.
+    pub(super) fn coverage(mut self, window: Window, now: UnixNanos) -> Coverage {
+        self.seconds.finish();
+        let covered_s = self.seconds.covered_s();
+        let mut coverage = self.coverage;
+        coverage.observed = Duration::from_secs(covered_s);
+        if let Some(tier) = self.rounded_to {
+            coverage.notes.push(format!(
+                "single windows of the edge of the range are not kept any more: it was rounded to whole {tier}s"
+            ));
+        }
+        if coverage.windows == 0 {
+            coverage.notes.push(
+                "no windows in this range; widen it with --since, or check the agent with `agent doctor`"
+                    .to_owned(),
+            );
+        }
+        if coverage.lost_samples > 0 {
+            let lost = coverage.lost_samples;
+            coverage
+                .notes
+                .push(format!("{lost} samples were lost on the way"));
+        }
+        let range_s = window.duration().as_secs();
+        let since_first = self.seconds.seconds.first().map_or(0, |(from, _)| {
+            let end = window.end().min(now).seconds();
+            u64::try_from(end).unwrap_or(0).saturating_sub(*from)
+        });
+        if coverage.windows > 0 && covered_s.saturating_mul(10) < since_first.saturating_mul(8) {
+            coverage.notes.push(format!(
+                "{covered_s} s of {} s were observed",
+                since_first.min(range_s)
+            ));
+        }
+        coverage
+    }
+}
+
+impl Inner {
+    /// The types that `asked` means, most used form first.
+    pub(super) fn types(&self, asked: &str) -> Vec<(PtypeId, Arc<StoredType>)> {
+        let asked = if asked.is_empty() { "cpu" } else { asked };
+        let mut types = self.directory.types();
+        types.retain(|(_, stored)| stored.profile_type.is_called(asked));
+        types
+    }
+
+    /// Says which types there are.
+    pub(super) fn unknown_type(&self, service: &ServiceName, asked: &str) -> QueryError {
+        let types = self.directory.types();
+        let kinds = types.iter().map(|(_, t)| t.profile_type.sample().kind());
+        let mut known: Vec<&str> = kinds.collect();
+        known.sort_unstable();
+        known.dedup();
+        QueryError::UnknownType {
+            service: service.to_string(),
+            asked: asked.to_owned(),
+            known: known.join(", "),
+        }
+    }
+
+    /// What `make` makes of the type that a service is asked for: of several
+    /// that answer to one name, of the one with most windows, which `make`
+    /// returns too. Nothing, of CPU time, when nobody said which type and there
+    /// is none.
+    pub(super) fn best<T: Default>(
+        &self,
+        (service, asked): (&ServiceName, &str),
+        mut make: impl FnMut(PtypeId) -> Result<(u64, T), QueryError>,
+    ) -> Result<(Arc<StoredType>, T), QueryError> {
+        let mut best: Option<(Arc<StoredType>, u64, T)> = None;
+        for (ptype, stored) in self.types(asked) {
+            let (windows, made) = make(ptype)?;
+            let had = best.as_ref().map(|(_, windows, _)| *windows);
+            if had.is_none_or(|had| windows > 0 && windows >= had) {
+                best = Some((stored, windows, made));
+            }
+        }
+        match best {
+            Some((stored, _, made)) => Ok((stored, made)),
+            None if asked.is_empty() => {
+                let cpu = StoredType {
+                    profile_type: ProfileType::cpu(),
+                    temporality: Temporality::Delta,
+                };
+                Ok((Arc::new(cpu), T::default()))
+            }
+            None => Err(self.unknown_type(service, asked)),
+        }
+    }
+
+    /// Adds up one service's vectors: values by stack id, in the unit of the
+    /// type; `None` when there are no windows. Stops when `gone` is set.
+    pub(super) fn sum(
+        &self,
+        (service, ptype, selection, window): Sum<'_>,
+        gone: &Arc<AtomicBool>,
+        basis: &mut Basis,
+    ) -> Result<Option<Vec<i128>>, QueryError> {
+        let mut total = Total::Vectors(RangeSum {
+            cancelled: Some(Arc::clone(gone)),
+            ..RangeSum::default()
+        });
+        let rounded = self
+            .reader
+            .add(service, ptype, selection, window, &mut total)?;
+        let Total::Vectors(sum) = total else {
+            return Ok(None);
+        };
+        if sum.windows() == 0 {
+            return Ok(None);
+        }
+        basis.rounded_to = basis.rounded_to.max(rounded);
+        // One vector in the unit of the type, whatever the rates were.
+        let mut weighted: Vec<i128> = Vec::new();
+        let mut samples: i128 = 0;
+        for (kind, of_kind) in &sum.sums {
+            basis.periods.push(kind.period);
+            let weight = i128::from(kind.weight);
+            if weighted.len() < of_kind.values.len() {
+                weighted.resize(of_kind.values.len(), 0);
+            }
+            for (slot, value) in weighted.iter_mut().zip(&of_kind.values) {
+                samples = samples.saturating_add(*value);
+                *slot = slot.saturating_add(value.saturating_mul(weight));
+            }
+        }
+        let coverage = &mut basis.coverage;
+        let samples = u64::try_from(samples.max(0)).unwrap_or(u64::MAX);
+        coverage.samples = coverage.samples.saturating_add(samples);
+        coverage.windows = coverage.windows.saturating_add(sum.windows());
+        // Days are looked at, and no window has two series.
+        let series = self.active(service, ptype, selection, window)?;
+        let series = series.min(sum.windows());
+        coverage.series = coverage.series.saturating_add(series);
+        let lost = self.lost_samples(service, selection, window)?;
+        coverage.lost_samples = coverage.lost_samples.saturating_add(lost);
+        basis.seconds.absorb(&RangeSum {
+            seconds: sum.seconds,
+            ..RangeSum::default()
+        });
+        Ok(Some(weighted))
+    }
+
+    /// How many series of a selection had a window on a day of `window`.
+    fn active(
+        &self,
+        service: ServiceId,
+        ptype: PtypeId,
+        selection: &Selection,
+        window: Window,
+    ) -> Result<u64, StoreError> {
+        let active = self.store.active_series(ptype, service, window)?;
+        let count = match selection.series() {
+            None => active.len(),
+            Some(series) => {
+                let is_active = |id: &&SeriesId| active.binary_search(id).is_ok();
+                series.iter().filter(is_active).count()
+            }
+        };
+        Ok(u64::try_from(count).unwrap_or(u64::MAX))
+    }
+
+    fn lost_samples(
+        &self,
+        service: ServiceId,
+        selection: &Selection,
+        window: Window,
+    ) -> Result<u64, StoreError> {
+        let mut total = Total::empty(PtypeId::FACTS);
+        let facts = PtypeId::FACTS;
+        self.reader
+            .add(service, facts, selection, window, &mut total)?;
+        Ok(match total {
+            Total::Facts(Some((_, facts))) => facts.lost_samples,
+            _ => 0,
+        })
+    }
+}

@@ -1,0 +1,135 @@
+//! The merged call tree of a selection.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use proto::labels::Selector;
+use proto::value_type::Temporality;
+use proto::window::Window;
+use regex::{Regex, RegexBuilder};
+
+use super::basis::Basis;
+use super::{Inner, QueryError, ServiceName};
+use crate::answer::ProfileAnswer;
+use crate::flatten::{Choice, flatten};
+use crate::prune;
+use crate::store::StoredType;
+use crate::store::trees;
+use crate::tree::CallTree;
+
+/// Nodes of an answer when the caller does not say: more than a screen shows.
+pub const DEFAULT_MAX_NODES: usize = 8_192;
+/// Largest compiled regular expression of a request, in bytes.
+const MAX_REGEX_BYTES: usize = 1 << 20;
+
+/// Asks for the merged call tree of a selection.
+#[derive(Clone, Debug)]
+pub struct ProfileRequest {
+    /// Of which service.
+    pub service: ServiceName,
+    /// Windows that start in this time.
+    pub window: Window,
+    /// What is counted, as [`proto::value_type::ProfileType::is_called`] reads it;
+    /// empty means CPU.
+    pub profile_type: String,
+    /// Which series.
+    pub selector: Selector,
+    /// Only samples with a function that matches.
+    pub focus: Option<Regex>,
+    /// No samples with a function that matches.
+    pub ignore: Option<Regex>,
+    /// Most nodes of the answer; 0 means [`DEFAULT_MAX_NODES`].
+    pub max_nodes: usize,
+}
+
+impl ProfileRequest {
+    /// Nodes that the answer may have.
+    pub(super) fn node_limit(&self) -> usize {
+        match self.max_nodes {
+            0 => DEFAULT_MAX_NODES,
+            asked => asked,
+        }
+    }
+
+    /// Samples and nodes that are meant.
+    pub(super) fn choice(&self) -> Choice<'_> {
+        Choice {
+            focus: self.focus.as_ref(),
+            ignore: self.ignore.as_ref(),
+            max_nodes: self.node_limit(),
+        }
+    }
+}
+
+/// Compiles a function pattern within a size cap; an empty one is none.
+///
+/// # Errors
+///
+/// The regex crate's, when the pattern is not usable.
+pub fn pattern(text: &str) -> Result<Option<Regex>, regex::Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    RegexBuilder::new(text)
+        .size_limit(MAX_REGEX_BYTES)
+        .build()
+        .map(Some)
+}
+
+impl Inner {
+    /// Adds up and flattens every service that is meant.
+    pub(super) fn profile(
+        &self,
+        tenant: &str,
+        request: &ProfileRequest,
+        gone: &Arc<AtomicBool>,
+    ) -> Result<ProfileAnswer, QueryError> {
+        let services = self.find(tenant, &request.service)?;
+        let asked = (&request.service, request.profile_type.as_str());
+        let (stored, (tree, basis)) = self.best(asked, |ptype| {
+            let mut tree = CallTree::new();
+            let mut basis = Basis::default();
+            for (service, _) in &services {
+                let selection = self.select(*service, &request.selector)?;
+                let shared = self.trees.get(*service)?;
+                let _memory = self.admission.share(&shared, 1)?;
+                let sum = (*service, ptype, &selection, request.window);
+                if let Some(values) = self.sum(sum, gone, &mut basis)? {
+                    let choice = request.choice();
+                    let folded = flatten(&mut tree, &trees::read(&shared), &values, &choice);
+                    basis.add_pruned(folded);
+                }
+            }
+            Ok((basis.windows(), (tree, basis)))
+        })?;
+        Ok(self.finish(request, &stored, tree, basis))
+    }
+
+    /// Divides gauges by the time they were seen, prunes and adds notes.
+    fn finish(
+        &self,
+        request: &ProfileRequest,
+        stored: &StoredType,
+        mut tree: CallTree,
+        mut basis: Basis,
+    ) -> ProfileAnswer {
+        if stored.temporality == Temporality::Gauge {
+            tree.divide(basis.observed_s());
+        }
+        // Several services together may have more than each was cut to.
+        if tree.nodes().len() > request.node_limit() {
+            let pruned;
+            (tree, pruned) = prune::prune(&tree, request.node_limit());
+            basis.add_pruned(pruned);
+        }
+        let period = basis.period();
+        ProfileAnswer {
+            profile_type: stored.profile_type.clone(),
+            temporality: stored.temporality,
+            period,
+            window: request.window,
+            tree,
+            coverage: basis.coverage(request.window, self.clock.now()),
+        }
+    }
+}
