@@ -10,6 +10,7 @@ pub mod diff;
 pub mod import;
 pub mod labels;
 pub mod output;
+mod peek;
 pub mod query;
 pub mod serve;
 pub mod services;

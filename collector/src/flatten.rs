@@ -6,16 +6,20 @@
 //! ids; only what stays becomes frames and names.
 
 use proto::stack::{Frame, FrameKind};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use rustc_hash::FxHashMap;
 
 use crate::prune::OTHER;
+use crate::sandwich::Wanted;
 use crate::store::tree::ServiceTree;
+use crate::top::UNNAMED;
 use crate::tree::CallTree;
 
 /// Part of the nodes asked for that have names; each may have an `other` beside
 /// its children.
 const NAMED: usize = 2;
+/// Largest compiled regular expression over functions, in bytes.
+const MAX_REGEX_BYTES: usize = 1 << 20;
 /// Steps within a factor of two at which sizes are told apart.
 const FINE: u32 = 16;
 
@@ -26,6 +30,9 @@ pub struct Choice<'a> {
     pub focus: Option<&'a Regex>,
     /// No samples with a function that matches.
     pub ignore: Option<&'a Regex>,
+    /// Of these, only samples with a function that may be meant; the others
+    /// still count in the total.
+    pub through: Option<&'a Wanted>,
     /// About how many nodes the answer will have.
     pub max_nodes: usize,
 }
@@ -35,35 +42,86 @@ impl Choice<'_> {
     pub const ALL: Self = Self {
         focus: None,
         ignore: None,
+        through: None,
         max_nodes: usize::MAX,
     };
+}
+
+/// Compiles a function pattern within a size cap; an empty one is none.
+///
+/// # Errors
+///
+/// The regex crate's, when the pattern is not usable.
+pub fn pattern(text: &str) -> Result<Option<Regex>, regex::Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    RegexBuilder::new(text)
+        .size_limit(MAX_REGEX_BYTES)
+        .build()
+        .map(Some)
 }
 
 fn index(id: u32) -> usize {
     usize::try_from(id).unwrap_or(usize::MAX)
 }
 
-/// Adds `values`, by stack id of `tree`, to `out`. Returns how many nodes were
-/// folded into `other`.
-pub fn flatten(
-    out: &mut CallTree,
-    tree: &ServiceTree,
-    values: &[i128],
-    choice: &Choice<'_>,
-) -> u64 {
+/// What became of a service's samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flattened {
+    /// Nodes that are in an `other` now.
+    pub folded_nodes: u64,
+    /// Value of the samples that `focus` and `ignore` mean.
+    pub total: i128,
+}
+
+/// Per node of `tree`: the value of the samples that end there.
+fn own_values(tree: &ServiceTree, values: &[i128]) -> Vec<i128> {
     let mut own = vec![0_i128; tree.node_count()];
-    let mut has_negative = false;
     for (stack, &value) in (0_u32..).zip(values) {
         if value != 0
             && let Some(slot) = tree.leaf(stack).and_then(|leaf| own.get_mut(index(leaf)))
         {
             *slot = slot.saturating_add(value);
-            has_negative |= value < 0;
         }
     }
-    if choice.focus.is_some() || choice.ignore.is_some() {
-        leave_out(tree, choice, &mut own);
+    own
+}
+
+/// Names of the functions that samples of `values`, by stack id of `tree`, have.
+pub fn functions<'t>(tree: &'t ServiceTree, values: &[i128]) -> Vec<&'t str> {
+    let mut is_live: Vec<bool> = own_values(tree, values)
+        .into_iter()
+        .map(|own| own != 0)
+        .collect();
+    let mut live = vec![false; tree.string_count()];
+    for (node, &(parent, frame)) in tree.nodes().iter().enumerate().skip(1).rev() {
+        if is_live.get(node) != Some(&true) {
+            continue;
+        }
+        if let Some(above) = is_live.get_mut(index(parent)) {
+            *above = true;
+        }
+        let function = tree.function(frame).map(index);
+        if let Some(slot) = function.and_then(|function| live.get_mut(function)) {
+            *slot = true;
+        }
     }
+    let live = (0_u32..).zip(live).filter(|(_, live)| *live);
+    live.filter_map(|(function, _)| tree.string(function))
+        .collect()
+}
+
+/// Adds `values`, by stack id of `tree`, to `out`.
+pub fn flatten(
+    out: &mut CallTree,
+    tree: &ServiceTree,
+    values: &[i128],
+    choice: &Choice<'_>,
+) -> Flattened {
+    let mut own = own_values(tree, values);
+    let total = leave_out(tree, choice, &mut own);
+    let has_negative = own.iter().any(|own| *own < 0);
     let totals = sums_below(tree, own.clone());
     let sizes;
     let sizes = match has_negative {
@@ -75,32 +133,64 @@ pub fn flatten(
         }
     };
     let least = least_step(sizes, choice.max_nodes);
-    build(out, tree, &own, &totals, sizes, least)
+    Flattened {
+        folded_nodes: build(out, tree, &own, &totals, sizes, least),
+        total,
+    }
 }
 
-/// Sets samples that are not meant to zero.
-fn leave_out(tree: &ServiceTree, choice: &Choice<'_>, own: &mut [i128]) {
-    let matches = |pattern: Option<&Regex>| -> Vec<bool> {
-        tree.functions_matching(|function| pattern.is_some_and(|p| p.is_match(function)))
+/// A function above or at a node matches `focus`.
+const FOCUSED: u8 = 1;
+/// One matches `ignore`.
+const IGNORED: u8 = 2;
+/// One is meant by `through`.
+const THROUGH: u8 = 4;
+
+/// Sets samples that are not meant to zero. Returns the value of those that
+/// `focus` and `ignore` mean.
+fn leave_out(tree: &ServiceTree, choice: &Choice<'_>, own: &mut [i128]) -> i128 {
+    let mut of_frames: Vec<u8> = Vec::new();
+    let mut mark = |bit: u8, matches: &dyn Fn(&str) -> bool| {
+        let hits = tree.functions_matching(matches);
+        of_frames.resize(of_frames.len().max(hits.len()), 0);
+        for (slot, hit) in of_frames.iter_mut().zip(hits) {
+            *slot |= if hit { bit } else { 0 };
+        }
     };
-    let (focused, ignored) = (matches(choice.focus), matches(choice.ignore));
-    let hit = |list: &[bool], frame: u32| list.get(index(frame)).copied().unwrap_or(false);
-    let mut seen = vec![(choice.focus.is_none(), false); tree.node_count()];
+    // What a root has that is asked for nothing.
+    let mut at_root = FOCUSED | THROUGH;
+    if let Some(focus) = choice.focus {
+        at_root &= !FOCUSED;
+        mark(FOCUSED, &|function| focus.is_match(function));
+    }
+    if let Some(ignore) = choice.ignore {
+        mark(IGNORED, &|function| ignore.is_match(function));
+    }
+    if let Some(wanted) = choice.through {
+        at_root &= !THROUGH;
+        mark(THROUGH, &|function| match function {
+            "" => wanted.may_mean(UNNAMED),
+            function => wanted.may_mean(function),
+        });
+    }
+    let mut seen = vec![at_root; tree.node_count()];
     for (node, &(parent, frame)) in tree.nodes().iter().enumerate().skip(1) {
-        let above = seen.get(index(parent)).copied().unwrap_or_default();
-        let here = (
-            above.0 || hit(&focused, frame),
-            above.1 || hit(&ignored, frame),
-        );
+        let above = seen.get(index(parent)).copied().unwrap_or(at_root);
+        let here = of_frames.get(index(frame)).copied().unwrap_or(0);
         if let Some(slot) = seen.get_mut(node) {
-            *slot = here;
+            *slot = above | here;
         }
     }
+    let mut total = 0_i128;
     for (own, seen) in own.iter_mut().zip(seen) {
-        if seen != (true, false) {
+        if seen & (FOCUSED | IGNORED) == FOCUSED {
+            total = total.saturating_add(*own);
+        }
+        if seen != FOCUSED | THROUGH {
             *own = 0;
         }
     }
+    total
 }
 
 /// Adds each node's value to its parent's: a parent's id is smaller.
@@ -313,7 +403,7 @@ mod tests {
         fn everything_comes_through(samples in samples()) {
             let (tree, values, expected) = both(&samples);
             let mut out = CallTree::new();
-            prop_assert_eq!(flatten(&mut out, &tree, &values, &Choice::ALL), 0);
+            prop_assert_eq!(flatten(&mut out, &tree, &values, &Choice::ALL).folded_nodes, 0);
             prop_assert_eq!(content(&out), content(&expected));
         }
 
@@ -323,9 +413,44 @@ mod tests {
             let (a, b) = (Regex::new("^[ab]$").unwrap(), Regex::new("c").unwrap());
             let choice = Choice { focus: focus.then_some(&a), ignore: ignore.then_some(&b), ..Choice::ALL };
             let mut out = CallTree::new();
-            flatten(&mut out, &tree, &values, &choice);
+            let flattened = flatten(&mut out, &tree, &values, &choice);
             let expected = prune::focus(&expected, choice.focus, choice.ignore);
             prop_assert_eq!(content(&out), content(&expected));
+            prop_assert_eq!(flattened.total, expected.total());
+        }
+
+        #[test]
+        fn samples_through_a_function_are_chosen_and_the_others_counted(
+            samples in samples(), ignore: bool, name in "[a-e]|[ab]x?",
+        ) {
+            let (tree, values, expected) = both(&samples);
+            let wanted = Wanted::new(&name);
+            let pattern = Regex::new("d").unwrap();
+            let choice = Choice {
+                ignore: ignore.then_some(&pattern), through: Some(&wanted), ..Choice::ALL
+            };
+            let mut out = CallTree::new();
+            let flattened = flatten(&mut out, &tree, &values, &choice);
+            let expected = prune::focus(&expected, None, choice.ignore);
+            prop_assert_eq!(flattened.total, expected.total());
+            let through = Regex::new(&name).unwrap();
+            let expected = prune::focus(&expected, Some(&through), None);
+            prop_assert_eq!(content(&out), content(&expected));
+        }
+
+        #[test]
+        fn functions_are_those_of_samples_with_a_value(samples in samples()) {
+            let (tree, values, expected) = both(&samples);
+            let mut found = functions(&tree, &values);
+            found.sort_unstable();
+            let mut names: Vec<String> = content(&expected)
+                .into_iter()
+                .flat_map(|(path, _)| path.split(';').map(str::to_owned).collect::<Vec<_>>())
+                .filter(|name| !name.is_empty())
+                .collect();
+            names.sort();
+            names.dedup();
+            prop_assert_eq!(found, names);
         }
 
         #[test]
@@ -333,7 +458,7 @@ mod tests {
             let (tree, values, expected) = both(&samples);
             let mut out = CallTree::new();
             let choice = Choice { max_nodes: tree.node_count(), ..Choice::ALL };
-            prop_assert_eq!(flatten(&mut out, &tree, &values, &choice), 0);
+            prop_assert_eq!(flatten(&mut out, &tree, &values, &choice).folded_nodes, 0);
             prop_assert_eq!(content(&out), content(&expected));
         }
 

@@ -12,11 +12,13 @@ use tonic::{Request, Response, Status};
 use crate::alert::AlertFilter;
 use crate::answer::temporality_to_wire;
 use crate::auth::Principal;
+use crate::flatten::pattern;
 use crate::http::App;
 use crate::http::params::MAX_NODES;
 use crate::metrics::QueryKind;
 use crate::query::timeline::TimelineRequest;
-use crate::query::{ProfileRequest, QueryError, ServiceName, pattern};
+use crate::query::{ProfileRequest, QueryError, ServiceName};
+use crate::sandwich::Wanted;
 use crate::shapes::firing;
 use crate::timeline::{StepValue, Steps};
 
@@ -62,6 +64,18 @@ fn selector(text: &str) -> Result<Selector, Status> {
     text.parse().map_err(|error| invalid(&error))
 }
 
+fn profile_request(request: pb::ProfileRequest) -> Result<ProfileRequest, Status> {
+    Ok(ProfileRequest {
+        service: service(&request.service)?,
+        window: window(request.start_unix_nanos, request.end_unix_nanos)?,
+        profile_type: request.profile_type,
+        selector: selector(&request.selector)?,
+        focus: pattern(&request.focus).map_err(|error| invalid(&error))?,
+        ignore: pattern(&request.ignore).map_err(|error| invalid(&error))?,
+        max_nodes: usize::try_from(request.max_nodes).map_or(0, |nodes| nodes.min(MAX_NODES)),
+    })
+}
+
 #[tonic::async_trait]
 impl QueryDoor for QueryService {
     async fn profile(
@@ -69,17 +83,24 @@ impl QueryDoor for QueryService {
         request: Request<pb::ProfileRequest>,
     ) -> Result<Response<pb::ProfileResponse>, Status> {
         let principal = principal(&request)?;
-        let request = request.into_inner();
-        let profile = ProfileRequest {
-            service: service(&request.service)?,
-            window: window(request.start_unix_nanos, request.end_unix_nanos)?,
-            profile_type: request.profile_type,
-            selector: selector(&request.selector)?,
-            focus: pattern(&request.focus).map_err(|error| invalid(&error))?,
-            ignore: pattern(&request.ignore).map_err(|error| invalid(&error))?,
-            max_nodes: usize::try_from(request.max_nodes).map_or(0, |nodes| nodes.min(MAX_NODES)),
-        };
+        let profile = profile_request(request.into_inner())?;
         let answer = self.app.query.profile(&principal.tenant, profile).await;
+        let answer = self.counted(QueryKind::Profile, answer)?;
+        Ok(Response::new(answer.to_wire()))
+    }
+
+    async fn sandwich(
+        &self,
+        request: Request<pb::SandwichRequest>,
+    ) -> Result<Response<pb::SandwichResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let profile = profile_request(request.profile.unwrap_or_default())?;
+        if request.function.is_empty() {
+            return Err(Kind::Invalid.status("a function is needed"));
+        }
+        let wanted = Wanted::new(&request.function);
+        let answer = self.app.query.sandwich(&tenant, profile, wanted).await;
         let answer = self.counted(QueryKind::Profile, answer)?;
         Ok(Response::new(answer.to_wire()))
     }

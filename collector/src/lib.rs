@@ -27,6 +27,7 @@ pub mod ingest;
 pub mod listen;
 pub mod memory;
 pub mod metrics;
+pub mod near;
 pub mod prune;
 pub mod query;
 pub mod render;

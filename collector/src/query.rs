@@ -8,6 +8,7 @@ mod admission;
 mod basis;
 mod labels;
 mod profile;
+mod sandwich;
 mod services;
 pub mod timeline;
 
@@ -24,12 +25,13 @@ use crate::answer::ProfileAnswer;
 use crate::directory::Directory;
 use crate::memory::{Budget, NoShare};
 use crate::rollup::read::RangeReader;
+use crate::sandwich::{SandwichAnswer, Wanted};
 use crate::store::trees::Trees;
 use crate::store::{Store, StoreError};
 
 pub use self::admission::{MAX_QUERIES, MAX_WAITING};
 pub use self::labels::MAX_SERIES;
-pub use self::profile::{DEFAULT_MAX_NODES, ProfileRequest, pattern};
+pub use self::profile::{DEFAULT_MAX_NODES, ProfileRequest};
 pub use self::services::{ServiceName, ServiceSummary};
 
 /// Why a query has no answer.
@@ -55,6 +57,21 @@ pub enum QueryError {
         asked: String,
         /// The types it has.
         known: String,
+    },
+    /// No sample has the function.
+    #[error(
+        "no sample of service {service:?} in this range has a function {asked:?}, by name or as a pattern; {hint}"
+    )]
+    NoFunction {
+        /// The service.
+        service: String,
+        /// What was asked for.
+        asked: String,
+        /// Why that is no pattern.
+        #[source]
+        pattern: Option<regex::Error>,
+        /// What to do.
+        hint: String,
     },
     /// The store failed.
     #[error("the store failed")]
@@ -83,7 +100,9 @@ impl QueryError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::NoServiceName | Self::TooManyPoints { .. } => Kind::Invalid,
-            Self::UnknownService { .. } | Self::UnknownType { .. } => Kind::NotFound,
+            Self::UnknownService { .. } | Self::UnknownType { .. } | Self::NoFunction { .. } => {
+                Kind::NotFound
+            }
             Self::Store(error) => error.kind(),
             Self::Busy | Self::Memory(_) => Kind::Exhausted,
             Self::Ended => Kind::Unavailable,
@@ -174,6 +193,23 @@ impl Query {
     ) -> Result<ProfileAnswer, QueryError> {
         let tenant = tenant.to_owned();
         self.blocking(move |inner, gone| inner.profile(&tenant, &request, gone))
+            .await
+    }
+
+    /// A function of a selection between its callers and its callees.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if the service or type is not known, no sample has the
+    /// function, or the store fails.
+    pub async fn sandwich(
+        &self,
+        tenant: &str,
+        request: ProfileRequest,
+        wanted: Wanted,
+    ) -> Result<SandwichAnswer, QueryError> {
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner, gone| inner.sandwich(&tenant, &request, &wanted, gone))
             .await
     }
 

@@ -7,9 +7,10 @@ use proto::window::UnixNanos;
 use regex::Regex;
 
 use super::CliError;
-use super::client::ClientArgs;
+use super::client::{Client, ClientArgs};
 use super::labels::checked_selector;
 use super::output::{self, with_spinner};
+use super::peek;
 use crate::answer::ProfileAnswer;
 use crate::query::ServiceName;
 use crate::render::{self, Format, RenderContext, Style};
@@ -26,7 +27,9 @@ use crate::time_range;
       memory in use as an interactive flame graph; the file's name says the format
   collector query --service logger --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z \\
       --select '{version=\"1.8\",pod=~\"a.*\"}' --focus startSink -o spin.pb.gz
-  go tool pprof -http=: spin.pb.gz")]
+  go tool pprof -http=: spin.pb.gz
+  collector query --service logger --peek runtime.selectgo
+      who calls one function, and what it calls")]
 pub struct Args {
     /// Service, or NAMESPACE/SERVICE; without a namespace every one counts
     #[arg(long, value_name = "NAME")]
@@ -49,6 +52,9 @@ pub struct Args {
     /// No samples with a function that matches
     #[arg(long, value_name = "REGEX")]
     ignore: Option<String>,
+    /// Callers and callees of one function: its name or, when nothing is called so, a regex
+    #[arg(long, value_name = "FUNCTION", visible_alias = "callers")]
+    peek: Option<String>,
     /// tree, top, folded, svg, pprof, json or speedscope [default: by the name of -o, else tree]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
@@ -103,6 +109,29 @@ fn checked_regex(flag: &str, text: Option<String>) -> Result<String, CliError> {
     }
 }
 
+/// Asks for a profile, and returns it in `format`.
+///
+/// # Errors
+///
+/// [`CliError`] if the call fails or its answer is damaged.
+async fn fetch(
+    client: &mut Client,
+    request: pb::ProfileRequest,
+    format: Format,
+    context: &RenderContext,
+    style: &Style,
+) -> Result<Vec<u8>, CliError> {
+    let what = format!(
+        "get the {} profile of {:?}",
+        request.profile_type, request.service
+    );
+    let response = with_spinner("merging profiles", client.query.profile(request)).await;
+    let response = response.map_err(|status| client.failure(&what, &status))?;
+    let answer = ProfileAnswer::from_wire(response.into_inner())
+        .map_err(|error| CliError::failed(&error))?;
+    render::render(&answer, format, context, style).map_err(|error| CliError::failed(&error))
+}
+
 /// Asks for a profile and writes it.
 ///
 /// # Errors
@@ -112,6 +141,7 @@ fn checked_regex(flag: &str, text: Option<String>) -> Result<String, CliError> {
 pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
     let by_name = args.output.as_deref().and_then(format_of);
     let format = match (args.format.or(by_name), &args.output) {
+        _ if args.peek.is_some() => peek::format(args.format, by_name, args.output.as_deref())?,
         (Some(format), _) => format,
         (None, None) => Format::Tree,
         (None, Some(path)) => return Err(unknown_ending(path)),
@@ -140,26 +170,21 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
             asked => asked,
         },
     };
-    let request_selector = request.selector.clone();
-    let mut client = args.client.connect().await?;
-    let what = format!(
-        "get the {} profile of {:?}",
-        args.profile_type, args.service
-    );
-    let response = with_spinner("merging profiles", client.query.profile(request)).await;
-    let response = response.map_err(|status| client.failure(&what, &status))?;
-    let answer = ProfileAnswer::from_wire(response.into_inner())
-        .map_err(|error| CliError::failed(&error))?;
     let context = RenderContext {
         title: format!("{service} · {}", args.profile_type),
-        subtitle: (!request_selector.is_empty()).then_some(request_selector),
+        subtitle: (!request.selector.is_empty()).then(|| request.selector.clone()),
     };
     let style = match &args.output {
         Some(_) => Style::default(),
         None => output::stdout_style(),
     };
-    let bytes = render::render(&answer, format, &context, &style)
-        .map_err(|error| CliError::failed(&error))?;
+    let mut client = args.client.connect().await?;
+    let bytes = match args.peek {
+        Some(function) => {
+            peek::fetch(&mut client, request, function, format, &context, &style).await?
+        }
+        None => fetch(&mut client, request, format, &context, &style).await?,
+    };
     match &args.output {
         Some(path) => output::write_file(path, &bytes),
         None => output::print(&bytes),

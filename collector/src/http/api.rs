@@ -24,7 +24,7 @@ use crate::alert::{Alert, AlertFilter, AlertState};
 use crate::answer::ProfileAnswer;
 use crate::auth::Principal;
 use crate::metrics::QueryKind;
-use crate::query::ServiceName;
+use crate::query::{ProfileRequest, ServiceName};
 use crate::render::{self, Format, RenderContext, Style};
 use crate::shapes::{self, ServiceShape};
 use crate::status::StatusReport;
@@ -227,10 +227,7 @@ pub async fn profile(
     if request.max_nodes == 0 {
         request.max_nodes = usize::try_from(format.max_nodes()).unwrap_or(0);
     }
-    let context = RenderContext {
-        title: format!("{} · {}", request.service, kind_of(&request.profile_type)),
-        subtitle: selector_text(&request.selector),
-    };
+    let context = context(&request);
     let service = request.service.clone();
     let found = app.query.profile(&principal.tenant, request).await;
     let answer = app.counted(QueryKind::Profile, found)?;
@@ -245,6 +242,14 @@ pub async fn profile(
     })
     .await?;
     Ok(file(format, &name, bytes))
+}
+
+/// What a picture or table of `request` says above itself.
+pub(super) fn context(request: &ProfileRequest) -> RenderContext {
+    RenderContext {
+        title: format!("{} · {}", request.service, kind_of(&request.profile_type)),
+        subtitle: selector_text(&request.selector),
+    }
 }
 
 /// A selector for people; nothing when it picks all.

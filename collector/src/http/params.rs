@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
-use crate::query::{ProfileRequest, ServiceName, pattern};
+use crate::flatten::pattern;
+use crate::query::{ProfileRequest, ServiceName};
 use crate::time_range;
 
 /// Most nodes that a caller may ask for.

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use proto::labels::Selector;
 use proto::value_type::Temporality;
 use proto::window::Window;
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 
 use super::basis::Basis;
 use super::{Inner, QueryError, ServiceName};
@@ -19,8 +19,6 @@ use crate::tree::CallTree;
 
 /// Nodes of an answer when the caller does not say: more than a screen shows.
 pub const DEFAULT_MAX_NODES: usize = 8_192;
-/// Largest compiled regular expression of a request, in bytes.
-const MAX_REGEX_BYTES: usize = 1 << 20;
 
 /// Asks for the merged call tree of a selection.
 #[derive(Clone, Debug)]
@@ -56,24 +54,10 @@ impl ProfileRequest {
         Choice {
             focus: self.focus.as_ref(),
             ignore: self.ignore.as_ref(),
+            through: None,
             max_nodes: self.node_limit(),
         }
     }
-}
-
-/// Compiles a function pattern within a size cap; an empty one is none.
-///
-/// # Errors
-///
-/// The regex crate's, when the pattern is not usable.
-pub fn pattern(text: &str) -> Result<Option<Regex>, regex::Error> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    RegexBuilder::new(text)
-        .size_limit(MAX_REGEX_BYTES)
-        .build()
-        .map(Some)
 }
 
 impl Inner {
@@ -96,8 +80,8 @@ impl Inner {
                 let sum = (*service, ptype, &selection, request.window);
                 if let Some(values) = self.sum(sum, gone, &mut basis)? {
                     let choice = request.choice();
-                    let folded = flatten(&mut tree, &trees::read(&shared), &values, &choice);
-                    basis.add_pruned(folded);
+                    let flat = flatten(&mut tree, &trees::read(&shared), &values, &choice);
+                    basis.add_pruned(flat.folded_nodes);
                 }
             }
             Ok((basis.windows(), (tree, basis)))

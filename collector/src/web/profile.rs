@@ -399,6 +399,10 @@ fn table(body: &mut Html, params: &PageParams, shown: &Shown) {
             focus: Some(format!("^{exact}$")),
             ..params.clone()
         };
+        let peek = params
+            .link("/api/v1/sandwich", "service")
+            .with("function", &row.function)
+            .with("format", "text");
         let place = match (row.file.is_empty(), row.line) {
             (true, _) => String::new(),
             (false, 0) => row.file.to_string(),
@@ -408,7 +412,8 @@ fn table(body: &mut Html, params: &PageParams, shown: &Shown) {
         body.push(format_args!(
             "<tr><td class=\"n\">{}</td><td class=\"n share\"><meter min=\"0\" max=\"100\" value=\"{share:.1}\"></meter>{share:.1}</td>\
              <td class=\"n\">{}</td><td class=\"n\">{:.1}</td>\
-             <td class=\"fn\"><a href=\"{}\">{}</a><span class=\"dim\" title=\"{}\">{}</span></td></tr>",
+             <td class=\"fn\"><a href=\"{}\">{}</a><span class=\"dim\" title=\"{}\">{}</span>\
+             <a class=\"peek\" href=\"{}\">callers</a></td></tr>",
             esc(&amount(profile_type, row.flat)),
             esc(&amount(profile_type, row.cum)),
             percent(row.cum, total),
@@ -416,6 +421,7 @@ fn table(body: &mut Html, params: &PageParams, shown: &Shown) {
             esc(&row.function),
             esc(&place),
             esc(short_place(&place)),
+            esc(peek.text()),
         ));
     }
     body.push(format_args!("</tbody></table>"));

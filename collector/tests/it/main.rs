@@ -5,6 +5,7 @@
     reason = "helpers of tests fail their test; allow-unwrap-in-tests does not reach them"
 )]
 
+mod ask;
 mod auth;
 mod cli;
 mod compare;

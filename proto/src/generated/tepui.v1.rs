@@ -942,6 +942,56 @@ pub struct StatusResponse {
     #[prost(string, tag = "1")]
     pub status_json: ::prost::alloc::string::String,
 }
+/// A call tree, as in ProfileResponse.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CallTree {
+    #[prost(string, repeated, tag = "1")]
+    pub strings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "2")]
+    pub frames: ::prost::alloc::vec::Vec<Frame>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub parents: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub node_frames: ::prost::alloc::vec::Vec<u32>,
+    #[prost(sint64, repeated, tag = "5")]
+    pub self_values: ::prost::alloc::vec::Vec<i64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SandwichRequest {
+    /// Of which samples; max_nodes is meant of each of the two trees.
+    #[prost(message, optional, tag = "1")]
+    pub profile: ::core::option::Option<ProfileRequest>,
+    /// Name of a function or, when none has it, a regular expression (RE2).
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+}
+/// Both trees begin with the functions that are meant.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SandwichResponse {
+    /// What it rests on; its tree is a root with the value of all samples.
+    #[prost(message, optional, tag = "1")]
+    pub whole: ::core::option::Option<ProfileResponse>,
+    /// What was looked for, and whether it is the name or a pattern.
+    #[prost(string, tag = "2")]
+    pub subject: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub is_pattern: bool,
+    /// Names of the functions that are meant.
+    #[prost(string, repeated, tag = "4")]
+    pub functions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Value of the samples with such a function as leaf, and anywhere.
+    #[prost(sint64, tag = "5")]
+    pub flat: i64,
+    #[prost(sint64, tag = "6")]
+    pub cum: i64,
+    /// Places whose callers are in `other`.
+    #[prost(uint64, tag = "7")]
+    pub cut_callers: u64,
+    #[prost(message, optional, tag = "8")]
+    pub callers: ::core::option::Option<CallTree>,
+    #[prost(message, optional, tag = "9")]
+    pub callees: ::core::option::Option<CallTree>,
+}
 /// Generated client implementations.
 pub mod query_client {
     #![allow(
@@ -1157,6 +1207,28 @@ pub mod query_client {
             req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// One function between its callers and its callees.
+        pub async fn sandwich(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SandwichRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SandwichResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tepui.v1.Query/Sandwich");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Sandwich"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1209,6 +1281,14 @@ pub mod query_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
+        /// One function between its callers and its callees.
+        async fn sandwich(
+            &self,
+            request: tonic::Request<super::SandwichRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SandwichResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct QueryServer<T> {
@@ -1529,6 +1609,49 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/Sandwich" => {
+                    #[allow(non_camel_case_types)]
+                    struct SandwichSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::SandwichRequest>
+                    for SandwichSvc<T> {
+                        type Response = super::SandwichResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SandwichRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::sandwich(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SandwichSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,0 +1,142 @@
+//! One function between its callers and its callees, from the whole tree of a
+//! range.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use proto::value_type::Temporality;
+
+use super::basis::Basis;
+use super::profile::ProfileRequest;
+use super::{Inner, QueryError};
+use crate::answer::ProfileAnswer;
+use crate::flatten::{Choice, flatten, functions};
+use crate::near::near;
+use crate::prune;
+use crate::sandwich::{Sandwich, SandwichAnswer, Wanted, sandwich};
+use crate::store::trees;
+use crate::tree::CallTree;
+
+/// Functions that are named when nothing is found.
+const MAX_NEAR: usize = 5;
+/// Answers that one for a function takes the memory of: every node of its
+/// samples is built, not only those that are shown.
+const ANSWERS: usize = 4;
+
+/// What is known of all samples, and the tree of those that go through the
+/// function.
+#[derive(Default)]
+struct Found {
+    tree: CallTree,
+    total: i128,
+    basis: Basis,
+    /// Functions of other samples that are like what was asked for.
+    near: Vec<(usize, String)>,
+}
+
+/// By function, and at most `max_nodes` nodes; counts what was folded.
+fn shown(tree: &CallTree, max_nodes: usize, basis: &mut Basis) -> CallTree {
+    let folded = prune::fold_lines(tree);
+    if folded.nodes().len() <= max_nodes {
+        return folded;
+    }
+    let (pruned, nodes) = prune::prune(&folded, max_nodes);
+    basis.add_pruned(nodes);
+    pruned
+}
+
+impl Inner {
+    /// Looks for a function among the samples of `request`.
+    pub(super) fn sandwich(
+        &self,
+        tenant: &str,
+        request: &ProfileRequest,
+        wanted: &Wanted,
+        gone: &Arc<AtomicBool>,
+    ) -> Result<SandwichAnswer, QueryError> {
+        let services = self.find(tenant, &request.service)?;
+        let asked = (&request.service, request.profile_type.as_str());
+        let (stored, mut found) = self.best(asked, |ptype| {
+            let mut found = Found::default();
+            for (service, _) in &services {
+                let selection = self.select(*service, &request.selector)?;
+                let shared = self.trees.get(*service)?;
+                let _memory = self.admission.share(&shared, ANSWERS)?;
+                let sum = (*service, ptype, &selection, request.window);
+                let Some(values) = self.sum(sum, gone, &mut found.basis)? else {
+                    continue;
+                };
+                let tree = trees::read(&shared);
+                let choice = Choice {
+                    through: Some(wanted),
+                    max_nodes: usize::MAX,
+                    ..request.choice()
+                };
+                let nodes = found.tree.nodes().len();
+                let flat = flatten(&mut found.tree, &tree, &values, &choice);
+                found.total = found.total.saturating_add(flat.total);
+                if found.tree.nodes().len() == nodes {
+                    let names = functions(&tree, &values);
+                    let like = near(wanted.text(), names.into_iter(), MAX_NEAR);
+                    let like = like.into_iter().map(|(far, name)| (far, name.to_owned()));
+                    found.near.extend(like);
+                }
+            }
+            Ok((found.basis.windows(), found))
+        })?;
+        if stored.temporality == Temporality::Gauge {
+            let observed_s = found.basis.observed_s();
+            found.tree.divide(observed_s);
+            found.total = found.total.checked_div(observed_s).unwrap_or(found.total);
+        }
+        let subject = wanted.subject(&found.tree);
+        let whole = sandwich(&found.tree, &subject);
+        if whole.functions.is_empty() {
+            return Err(no_function(request, wanted, &found));
+        }
+        let max_nodes = request.node_limit();
+        let sandwich = Sandwich {
+            callers: shown(&whole.callers, max_nodes, &mut found.basis),
+            callees: shown(&whole.callees, max_nodes, &mut found.basis),
+            total: found.total,
+            ..whole
+        };
+        let mut total = CallTree::new();
+        total.add_self(0, found.total);
+        let period = found.basis.period();
+        Ok(SandwichAnswer {
+            whole: ProfileAnswer {
+                profile_type: stored.profile_type.clone(),
+                temporality: stored.temporality,
+                period,
+                window: request.window,
+                tree: total,
+                coverage: found.basis.coverage(request.window, self.clock.now()),
+            },
+            subject,
+            sandwich,
+        })
+    }
+}
+
+/// Says that no sample has the function, and what may have been meant.
+fn no_function(request: &ProfileRequest, wanted: &Wanted, found: &Found) -> QueryError {
+    let mut near: Vec<&(usize, String)> = found.near.iter().collect();
+    near.sort();
+    near.dedup();
+    let names: Vec<&str> = near
+        .iter()
+        .take(MAX_NEAR)
+        .map(|(_, name)| name.as_str())
+        .collect();
+    QueryError::NoFunction {
+        service: request.service.to_string(),
+        asked: wanted.text().to_owned(),
+        pattern: wanted.no_pattern().cloned(),
+        hint: match (found.basis.windows(), &names[..]) {
+            (0, _) => "there are no windows in this range".to_owned(),
+            (_, []) => "the table of functions lists those there are".to_owned(),
+            (_, names) => format!("near it are: {}", names.join(", ")),
+        },
+    }
+}
