@@ -5,6 +5,8 @@
 //! thousand. Everything up to the choice of nodes is dense arrays over node
 //! ids; only what stays becomes frames and names.
 
+use std::borrow::Cow;
+
 use proto::stack::{Frame, FrameKind};
 use regex::{Regex, RegexBuilder};
 use rustc_hash::FxHashMap;
@@ -14,6 +16,8 @@ use crate::sandwich::Wanted;
 use crate::store::tree::ServiceTree;
 use crate::top::UNNAMED;
 use crate::tree::CallTree;
+
+mod hide;
 
 /// Part of the nodes asked for that have names; each may have an `other` beside
 /// its children.
@@ -30,6 +34,8 @@ pub struct Choice<'a> {
     pub focus: Option<&'a Regex>,
     /// No samples with a function that matches.
     pub ignore: Option<&'a Regex>,
+    /// Frames of functions that match vanish; their value goes to their callers.
+    pub hide: Option<&'a Regex>,
     /// Of these, only samples with a function that may be meant; the others
     /// still count in the total.
     pub through: Option<&'a Wanted>,
@@ -42,6 +48,7 @@ impl Choice<'_> {
     pub const ALL: Self = Self {
         focus: None,
         ignore: None,
+        hide: None,
         through: None,
         max_nodes: usize::MAX,
     };
@@ -121,20 +128,24 @@ pub fn flatten(
 ) -> Flattened {
     let mut own = own_values(tree, values);
     let total = leave_out(tree, choice, &mut own);
+    let shape = match choice.hide {
+        None => Cow::Borrowed(tree.nodes()),
+        Some(hide) => Cow::Owned(hide::without(tree, hide, &mut own)),
+    };
     let has_negative = own.iter().any(|own| *own < 0);
-    let totals = sums_below(tree, own.clone());
+    let totals = sums_below(&shape, own.clone());
     let sizes;
     let sizes = match has_negative {
         false => &totals,
         true => {
             let positive = own.iter().map(|own| own.saturating_abs()).collect();
-            sizes = sums_below(tree, positive);
+            sizes = sums_below(&shape, positive);
             &sizes
         }
     };
     let least = least_step(sizes, choice.max_nodes);
     Flattened {
-        folded_nodes: build(out, tree, &own, &totals, sizes, least),
+        folded_nodes: build(out, (tree, &shape), &own, &totals, sizes, least),
         total,
     }
 }
@@ -194,8 +205,8 @@ fn leave_out(tree: &ServiceTree, choice: &Choice<'_>, own: &mut [i128]) -> i128 
 }
 
 /// Adds each node's value to its parent's: a parent's id is smaller.
-fn sums_below(tree: &ServiceTree, mut values: Vec<i128>) -> Vec<i128> {
-    for (node, &(parent, _)) in tree.nodes().iter().enumerate().skip(1).rev() {
+fn sums_below(shape: &[(u32, u32)], mut values: Vec<i128>) -> Vec<i128> {
+    for (node, &(parent, _)) in shape.iter().enumerate().skip(1).rev() {
         let value = values.get(node).copied().unwrap_or(0);
         if value != 0
             && let Some(slot) = values.get_mut(index(parent))
@@ -241,7 +252,7 @@ fn least_step(sizes: &[i128], max_nodes: usize) -> usize {
 /// Adds the nodes whose size reaches step `least`; what lies below is an `other`.
 fn build(
     out: &mut CallTree,
-    tree: &ServiceTree,
+    (tree, shape): (&ServiceTree, &[(u32, u32)]),
     own: &[i128],
     totals: &[i128],
     sizes: &[i128],
@@ -252,9 +263,9 @@ fn build(
     let mut folded = 0;
     // A parent comes before its children, so its place in `out` is known; what
     // is not built has none.
-    let mut places: Vec<u32> = vec![u32::MAX; tree.node_count()];
+    let mut places: Vec<u32> = vec![u32::MAX; shape.len()];
     let mut frames: Vec<u32> = Vec::new();
-    for (node, &(parent, frame)) in tree.nodes().iter().enumerate() {
+    for (node, &(parent, frame)) in shape.iter().enumerate() {
         let size = sizes.get(node).copied().unwrap_or(0);
         if node == 0 {
             if let Some(slot) = places.first_mut() {
@@ -436,6 +447,39 @@ mod tests {
             let through = Regex::new(&name).unwrap();
             let expected = prune::focus(&expected, Some(&through), None);
             prop_assert_eq!(content(&out), content(&expected));
+        }
+
+        #[test]
+        fn hidden_frames_vanish_before_nodes_are_chosen(
+            samples in samples(), focus: bool, ignore: bool, max_nodes in 1usize..20,
+            hide in prop_oneof![Just("^[ab]$"), Just("c"), Just("x"), Just(".")],
+        ) {
+            let (tree, values, _) = both(&samples);
+            let (b, d) = (Regex::new("b").unwrap(), Regex::new("d").unwrap());
+            let hide = Regex::new(hide).unwrap();
+            let choice = Choice {
+                focus: focus.then_some(&b), ignore: ignore.then_some(&d), hide: Some(&hide),
+                through: None, max_nodes,
+            };
+            let mut out = CallTree::new();
+            let flattened = flatten(&mut out, &tree, &values, &choice);
+            // The naive way: no sample has such frames, in a tree of its own.
+            let chosen = samples.iter().filter(|(stack, _)| {
+                let has = |pattern: &Regex| stack.iter().any(|name| pattern.is_match(name));
+                choice.focus.is_none_or(&has) && !choice.ignore.is_some_and(has)
+            });
+            let without: Vec<(Vec<String>, i128)> = chosen
+                .map(|(stack, value)| {
+                    let kept = stack.iter().filter(|name| !hide.is_match(name));
+                    (kept.cloned().collect(), *value)
+                })
+                .collect();
+            let (naive_tree, naive_values, _) = both(&without);
+            let mut naive = CallTree::new();
+            let plain = Choice { max_nodes, ..Choice::ALL };
+            let expected = flatten(&mut naive, &naive_tree, &naive_values, &plain);
+            prop_assert_eq!(content(&out), content(&naive));
+            prop_assert_eq!(flattened, expected);
         }
 
         #[test]

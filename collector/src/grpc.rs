@@ -72,6 +72,7 @@ fn profile_request(request: pb::ProfileRequest) -> Result<ProfileRequest, Status
         selector: selector(&request.selector)?,
         focus: pattern(&request.focus).map_err(|error| invalid(&error))?,
         ignore: pattern(&request.ignore).map_err(|error| invalid(&error))?,
+        hide: pattern(&request.hide).map_err(|error| invalid(&error))?,
         max_nodes: usize::try_from(request.max_nodes).map_or(0, |nodes| nodes.min(MAX_NODES)),
     })
 }

@@ -12,7 +12,7 @@ use proto::window::{UnixNanos, Window};
 use super::CliError;
 use super::client::{Client, ClientArgs};
 use super::output::{self, with_spinner};
-use super::query::format_of;
+use super::query::{FunctionArgs, format_of};
 use crate::answer::ProfileAnswer;
 use crate::diff::{DiffAnswer, Reading};
 use crate::query::ServiceName;
@@ -64,6 +64,8 @@ pub struct Args {
     /// What is counted: cpu, inuse_space, alloc_objects, goroutine, …
     #[arg(long = "type", value_name = "TYPE", default_value = "cpu")]
     profile_type: String,
+    #[command(flatten)]
+    functions: FunctionArgs,
     /// tree, top, folded, svg, pprof or json [default: by the name of -o, else tree]
     #[arg(long, value_name = "FORMAT", value_parser = diff_format)]
     format: Option<DiffFormat>,
@@ -153,21 +155,24 @@ fn earlier(window: Window, before: Duration) -> Result<Window, CliError> {
 
 fn asked(args: &Args, window: Window) -> Result<Asked, CliError> {
     let before = args.before.unwrap_or_default();
-    let request = |window: Window, selector: String| pb::ProfileRequest {
-        service: args.service.clone(),
-        start_unix_nanos: window.start().get(),
-        end_unix_nanos: window.end().get(),
-        profile_type: args.profile_type.clone(),
-        selector,
-        max_nodes: SIDE_NODES,
-        ..pb::ProfileRequest::default()
+    let request = |window: Window, selector: String| {
+        let mut request = pb::ProfileRequest {
+            service: args.service.clone(),
+            start_unix_nanos: window.start().get(),
+            end_unix_nanos: window.end().get(),
+            profile_type: args.profile_type.clone(),
+            selector,
+            max_nodes: SIDE_NODES,
+            ..pb::ProfileRequest::default()
+        };
+        args.functions.choose(&mut request).map(|()| request)
     };
     Ok(Asked {
         base: request(
             earlier(window, before)?,
             checked_selector("--base", args.base.as_deref())?,
-        ),
-        new: request(window, checked_selector("--new", args.new.as_deref())?),
+        )?,
+        new: request(window, checked_selector("--new", args.new.as_deref())?)?,
         reading: match (args.absolute, args.share) {
             (true, _) => Reading::Absolute,
             (false, true) => Reading::Share,

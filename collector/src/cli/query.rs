@@ -16,6 +16,34 @@ use crate::query::ServiceName;
 use crate::render::{self, Format, RenderContext, Style};
 use crate::time_range;
 
+/// Which samples and frames are meant, by function.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct FunctionArgs {
+    /// Only samples with a function that matches
+    #[arg(long, value_name = "REGEX")]
+    focus: Option<String>,
+    /// No samples with a function that matches
+    #[arg(long, value_name = "REGEX")]
+    ignore: Option<String>,
+    /// Leave frames out whose function matches; their value goes to their callers
+    #[arg(long, value_name = "REGEX")]
+    hide: Option<String>,
+}
+
+impl FunctionArgs {
+    /// Sets what is meant in `request`.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError::Usage`] if a flag is no regular expression.
+    pub fn choose(&self, request: &mut pb::ProfileRequest) -> Result<(), CliError> {
+        request.focus = checked_regex("--focus", self.focus.as_deref())?;
+        request.ignore = checked_regex("--ignore", self.ignore.as_deref())?;
+        request.hide = checked_regex("--hide", self.hide.as_deref())?;
+        Ok(())
+    }
+}
+
 /// Flags of `query`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -28,6 +56,8 @@ use crate::time_range;
   collector query --service logger --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z \\
       --select '{version=\"1.8\",pod=~\"a.*\"}' --focus startSink -o spin.pb.gz
   go tool pprof -http=: spin.pb.gz
+  collector query --service logger --hide '^runtime\\.'
+      the work of the runtime put down to the functions that cause it
   collector query --service logger --peek runtime.selectgo
       who calls one function, and what it calls")]
 pub struct Args {
@@ -46,12 +76,8 @@ pub struct Args {
     /// Only series that match, such as '{version="1.8",pod=~"a.*"}'
     #[arg(long, value_name = "SELECTOR")]
     select: Option<String>,
-    /// Only samples with a function that matches
-    #[arg(long, value_name = "REGEX")]
-    focus: Option<String>,
-    /// No samples with a function that matches
-    #[arg(long, value_name = "REGEX")]
-    ignore: Option<String>,
+    #[command(flatten)]
+    functions: FunctionArgs,
     /// Callers and callees of one function: its name or, when nothing is called so, a regex
     #[arg(long, value_name = "FUNCTION", visible_alias = "callers")]
     peek: Option<String>,
@@ -97,12 +123,10 @@ fn unknown_ending(path: &Path) -> CliError {
     ))
 }
 
-fn checked_regex(flag: &str, text: Option<String>) -> Result<String, CliError> {
-    let Some(text) = text else {
-        return Ok(String::new());
-    };
-    match Regex::new(&text) {
-        Ok(_) => Ok(text),
+fn checked_regex(flag: &str, text: Option<&str>) -> Result<String, CliError> {
+    let text = text.unwrap_or("");
+    match Regex::new(text) {
+        Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(CliError::Usage(format!(
             "{flag} {text:?} is no regular expression: {error}"
         ))),
@@ -157,19 +181,19 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         .parse()
         .map_err(|_| CliError::Usage("--service must be NAME or NAMESPACE/NAME".to_owned()))?;
     let window = time_range::window(Some(&args.since), Some(&args.until), now)?;
-    let request = pb::ProfileRequest {
+    let mut request = pb::ProfileRequest {
         service: args.service.clone(),
         start_unix_nanos: window.start().get(),
         end_unix_nanos: window.end().get(),
         profile_type: args.profile_type.clone(),
         selector: checked_selector(args.select)?,
-        focus: checked_regex("--focus", args.focus)?,
-        ignore: checked_regex("--ignore", args.ignore)?,
         max_nodes: match args.max_nodes {
             0 => format.max_nodes(),
             asked => asked,
         },
+        ..pb::ProfileRequest::default()
     };
+    args.functions.choose(&mut request)?;
     let context = RenderContext {
         title: format!("{service} · {}", args.profile_type),
         subtitle: (!request.selector.is_empty()).then(|| request.selector.clone()),

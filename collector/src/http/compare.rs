@@ -48,6 +48,9 @@ fn sides(params: &DiffParams, app: &App) -> Result<(ProfileRequest, ProfileReque
         until: params.until.clone(),
         profile_type: params.profile_type.clone(),
         select: params.new.clone(),
+        focus: params.focus.clone(),
+        ignore: params.ignore.clone(),
+        hide: params.hide.clone(),
         max_nodes: Some(SIDE_NODES),
         ..ProfileParams::default()
     }

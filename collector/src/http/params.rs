@@ -94,6 +94,12 @@ pub struct DiffParams {
     /// Profile type; CPU when absent.
     #[serde(rename = "type")]
     pub profile_type: Option<String>,
+    /// Only samples with a function that matches.
+    pub focus: Option<String>,
+    /// No samples with a function that matches.
+    pub ignore: Option<String>,
+    /// Frames of functions that match vanish; their value goes to their callers.
+    pub hide: Option<String>,
     /// Whether the base is taken as it is and not scaled to the same time.
     pub absolute: Option<bool>,
     /// How it is written; JSON when absent.
@@ -155,6 +161,8 @@ pub struct ProfileParams {
     pub focus: Option<String>,
     /// No samples with a function that matches.
     pub ignore: Option<String>,
+    /// Frames of functions that match vanish; their value goes to their callers.
+    pub hide: Option<String>,
     /// How it is written; JSON when absent.
     pub format: Option<String>,
     /// Most nodes.
@@ -207,6 +215,7 @@ impl ProfileParams {
             selector: selector(self.select.as_deref())?,
             focus: function_regex("focus", self.focus.as_deref())?,
             ignore: function_regex("ignore", self.ignore.as_deref())?,
+            hide: function_regex("hide", self.hide.as_deref())?,
             max_nodes,
         })
     }

@@ -38,6 +38,8 @@ pub struct SandwichParams {
     pub focus: Option<String>,
     /// No samples with a function that matches.
     pub ignore: Option<String>,
+    /// Frames of functions that match vanish.
+    pub hide: Option<String>,
     /// `json` or `text`; JSON when absent.
     pub format: Option<String>,
     /// Most nodes of each of the two trees.
@@ -79,6 +81,7 @@ impl SandwichParams {
             select: self.select,
             focus: self.focus,
             ignore: self.ignore,
+            hide: self.hide,
             format: None,
             max_nodes: self.max_nodes,
         }

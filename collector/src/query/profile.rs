@@ -36,6 +36,8 @@ pub struct ProfileRequest {
     pub focus: Option<Regex>,
     /// No samples with a function that matches.
     pub ignore: Option<Regex>,
+    /// Frames of functions that match vanish; their value goes to their callers.
+    pub hide: Option<Regex>,
     /// Most nodes of the answer; 0 means [`DEFAULT_MAX_NODES`].
     pub max_nodes: usize,
 }
@@ -49,11 +51,20 @@ impl ProfileRequest {
         }
     }
 
+    /// How many plain answers it takes the memory of.
+    pub(super) fn answers(&self) -> usize {
+        match self.hide {
+            None => 1,
+            Some(_) => 2,
+        }
+    }
+
     /// Samples and nodes that are meant.
     pub(super) fn choice(&self) -> Choice<'_> {
         Choice {
             focus: self.focus.as_ref(),
             ignore: self.ignore.as_ref(),
+            hide: self.hide.as_ref(),
             through: None,
             max_nodes: self.node_limit(),
         }
@@ -76,7 +87,7 @@ impl Inner {
             for (service, _) in &services {
                 let selection = self.select(*service, &request.selector)?;
                 let shared = self.trees.get(*service)?;
-                let _memory = self.admission.share(&shared, 1)?;
+                let _memory = self.admission.share(&shared, request.answers())?;
                 let sum = (*service, ptype, &selection, request.window);
                 if let Some(values) = self.sum(sum, gone, &mut basis)? {
                     let choice = request.choice();

@@ -46,6 +46,7 @@ pub(super) struct PageParams {
     select: Option<String>,
     focus: Option<String>,
     ignore: Option<String>,
+    hide: Option<String>,
 }
 
 fn text(field: &Option<String>) -> &str {
@@ -70,6 +71,7 @@ impl PageParams {
             select: self.select.clone(),
             focus: self.focus.clone(),
             ignore: self.ignore.clone(),
+            hide: self.hide.clone(),
             ..ProfileParams::default()
         }
     }
@@ -84,6 +86,7 @@ impl PageParams {
             .with("select", text(&self.select))
             .with("focus", text(&self.focus))
             .with("ignore", text(&self.ignore))
+            .with("hide", text(&self.hide))
     }
 
     /// The same question on the command line.
@@ -97,6 +100,7 @@ impl PageParams {
             ("--select", text(&self.select)),
             ("--focus", text(&self.focus)),
             ("--ignore", text(&self.ignore)),
+            ("--hide", text(&self.hide)),
         ] {
             if !value.is_empty() {
                 command = format!("{command} {flag} {}", shell_quoted(value));
@@ -341,6 +345,7 @@ fn tools(body: &mut Html, path: &'static str, params: &PageParams, shown: &Shown
         ),
         ("focus", "Focus", "function regex", text(&params.focus)),
         ("ignore", "Ignore", "function regex", text(&params.ignore)),
+        ("hide", "Hide", "function regex", text(&params.hide)),
     ] {
         body.push(format_args!(
             "<label>{label}<input name=\"{name}\" value=\"{}\" placeholder=\"{}\" spellcheck=\"false\" autocapitalize=\"off\"></label>",

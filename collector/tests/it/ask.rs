@@ -107,3 +107,67 @@ async fn query_peeks_at_a_function() {
     assert!(written.contains("\"name\":\"main.work\""), "{written}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn hidden_frames_are_their_callers() {
+    let server = Server::start().await;
+    server.push("logger").await;
+    let expected = "main.main;main.startSink 900000000\nmain.main;main.work 100000000\n";
+    let reply = server
+        .get(
+            "/api/v1/profile?service=logger&format=folded&hide=%5Eruntime",
+            &[],
+        )
+        .await;
+    assert_eq!(reply.text(), expected);
+    let all = server
+        .get("/api/v1/profile?service=logger&format=folded&hide=.", &[])
+        .await;
+    assert_eq!(all.text(), "[no stack] 1000000000\n");
+    let wrong = server
+        .get("/api/v1/profile?service=logger&hide=(", &[])
+        .await;
+    assert_eq!(wrong.status, 400, "{}", wrong.text());
+    assert!(wrong.text().contains("hide"), "{}", wrong.text());
+    let url = server.url();
+    let connection = [
+        "--server",
+        &url,
+        "--service",
+        "logger",
+        "--format",
+        "folded",
+    ];
+    for (arguments, expected) in [
+        (
+            vec!["query", "--hide", "^runtime", "--focus", "selectgo"],
+            "main.main;main.startSink 900000000\n",
+        ),
+        (
+            vec![
+                "diff",
+                "--before",
+                "1h",
+                "--hide",
+                "^runtime",
+                "--ignore",
+                "work",
+                "--absolute",
+            ],
+            "main.main;main.startSink 0 900000000\n",
+        ),
+        (
+            vec!["diff", "--before", "1h", "--focus", "work", "--absolute"],
+            "main.main;main.work 0 100000000\n",
+        ),
+    ] {
+        let ended = run(&[&arguments[..], &connection].concat()).await;
+        assert_eq!(ended.both(), expected, "{arguments:?}");
+    }
+    let diff = "/api/v1/diff?service=logger&before=1h&absolute=true&format=folded&focus=work&hide=main%5C.main";
+    let reply = server.get(diff, &[]).await;
+    assert_eq!(reply.text(), "main.work 0 100000000\n");
+    let page = server.get("/service?name=logger&hide=runtime", &[]).await;
+    assert!(page.text().contains("hide=runtime"), "{}", page.text());
+    server.stop().await;
+}

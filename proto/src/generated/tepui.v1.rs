@@ -778,6 +778,9 @@ pub struct ProfileRequest {
     /// Nodes below the largest this many are folded into `other`; 0 = default.
     #[prost(uint32, tag = "8")]
     pub max_nodes: u32,
+    /// RE2; frames with a matching function vanish, their value goes to the caller.
+    #[prost(string, tag = "9")]
+    pub hide: ::prost::alloc::string::String,
 }
 /// Nodes in an order in which a parent precedes its children; node 0 is the root.
 #[derive(Clone, PartialEq, ::prost::Message)]
