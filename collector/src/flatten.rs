@@ -119,6 +119,14 @@ pub fn functions<'t>(tree: &'t ServiceTree, values: &[i128]) -> Vec<&'t str> {
         .collect()
 }
 
+/// The value of the samples that `focus` and `ignore` of `choice` mean.
+pub fn total(tree: &ServiceTree, values: &[i128], choice: &Choice<'_>) -> i128 {
+    match (choice.focus, choice.ignore) {
+        (None, None) => values.iter().copied().fold(0, i128::saturating_add),
+        _ => leave_out(tree, choice, &mut own_values(tree, values)),
+    }
+}
+
 /// Adds `values`, by stack id of `tree`, to `out`.
 pub fn flatten(
     out: &mut CallTree,
@@ -428,6 +436,7 @@ mod tests {
             let expected = prune::focus(&expected, choice.focus, choice.ignore);
             prop_assert_eq!(content(&out), content(&expected));
             prop_assert_eq!(flattened.total, expected.total());
+            prop_assert_eq!(total(&tree, &values, &choice), expected.total());
         }
 
         #[test]

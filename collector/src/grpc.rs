@@ -16,6 +16,7 @@ use crate::flatten::pattern;
 use crate::http::App;
 use crate::http::params::MAX_NODES;
 use crate::metrics::QueryKind;
+use crate::query::groups::GroupsRequest;
 use crate::query::timeline::TimelineRequest;
 use crate::query::{ProfileRequest, QueryError, ServiceName};
 use crate::sandwich::Wanted;
@@ -102,6 +103,25 @@ impl QueryDoor for QueryService {
         }
         let wanted = Wanted::new(&request.function);
         let answer = self.app.query.sandwich(&tenant, profile, wanted).await;
+        let answer = self.counted(QueryKind::Profile, answer)?;
+        Ok(Response::new(answer.to_wire()))
+    }
+
+    async fn groups(
+        &self,
+        request: Request<pb::GroupsRequest>,
+    ) -> Result<Response<pb::GroupsResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        if request.label.is_empty() {
+            return Err(Kind::Invalid.status("a label is needed"));
+        }
+        let asked = GroupsRequest {
+            profile: profile_request(request.profile.unwrap_or_default())?,
+            label: request.label,
+            max_groups: usize::try_from(request.max_groups).unwrap_or(usize::MAX),
+        };
+        let answer = self.app.query.groups(&tenant, asked).await;
         let answer = self.counted(QueryKind::Profile, answer)?;
         Ok(Response::new(answer.to_wire()))
     }

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod compare;
 pub mod error;
+mod groups;
 pub mod params;
 pub mod sandwich;
 

@@ -19,6 +19,7 @@ pub mod directory;
 pub mod dirty;
 pub mod feature;
 pub mod flatten;
+pub mod groups;
 pub mod grpc;
 pub mod hook;
 pub mod http;

@@ -6,6 +6,7 @@
 
 mod admission;
 mod basis;
+pub mod groups;
 mod labels;
 mod profile;
 mod sandwich;
@@ -20,9 +21,11 @@ use proto::status::{Kind, chain};
 use proto::window::{Clock, Window};
 
 use self::admission::{Admission, Gone};
+use self::groups::GroupsRequest;
 use self::timeline::{MAX_POINTS, TimelineAnswer, TimelineRequest};
 use crate::answer::ProfileAnswer;
 use crate::directory::Directory;
+use crate::groups::GroupsAnswer;
 use crate::memory::{Budget, NoShare};
 use crate::rollup::read::RangeReader;
 use crate::sandwich::{SandwichAnswer, Wanted};
@@ -210,6 +213,22 @@ impl Query {
     ) -> Result<SandwichAnswer, QueryError> {
         let tenant = tenant.to_owned();
         self.blocking(move |inner, gone| inner.sandwich(&tenant, &request, &wanted, gone))
+            .await
+    }
+
+    /// The merged call trees of a selection by the value of a label, largest
+    /// first; no groups when the range has no windows.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if the service or type is not known or the store fails.
+    pub async fn groups(
+        &self,
+        tenant: &str,
+        request: GroupsRequest,
+    ) -> Result<GroupsAnswer, QueryError> {
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner, gone| inner.groups(&tenant, &request, gone))
             .await
     }
 

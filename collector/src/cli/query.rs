@@ -12,7 +12,9 @@ use super::labels::checked_selector;
 use super::output::{self, with_spinner};
 use super::peek;
 use crate::answer::ProfileAnswer;
+use crate::groups::GroupsAnswer;
 use crate::query::ServiceName;
+use crate::render::groups::{self, GroupsFormat};
 use crate::render::{self, Format, RenderContext, Style};
 use crate::time_range;
 
@@ -56,6 +58,8 @@ impl FunctionArgs {
   collector query --service logger --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z \\
       --select '{version=\"1.8\",pod=~\"a.*\"}' --focus startSink -o spin.pb.gz
   go tool pprof -http=: spin.pb.gz
+  collector query --service logger --group-by version --format top
+      versions by what they take, each with its heaviest function
   collector query --service logger --hide '^runtime\\.'
       the work of the runtime put down to the functions that cause it
   collector query --service logger --peek runtime.selectgo
@@ -81,6 +85,17 @@ pub struct Args {
     /// Callers and callees of one function: its name or, when nothing is called so, a regex
     #[arg(long, value_name = "FUNCTION", visible_alias = "callers")]
     peek: Option<String>,
+    /// One profile per value of this label, the largest first
+    #[arg(long, value_name = "LABEL", conflicts_with = "peek")]
+    group_by: Option<String>,
+    /// Groups, at most 100; all others are one called "other" [default: 20]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        requires = "group_by",
+        value_parser = clap::value_parser!(u32).range(1..=100)
+    )]
+    max_groups: Option<u32>,
     /// tree, top, folded, svg, pprof, json or speedscope [default: by the name of -o, else tree]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
@@ -156,6 +171,26 @@ async fn fetch(
     render::render(&answer, format, context, style).map_err(|error| CliError::failed(&error))
 }
 
+/// Asks for a profile per value of a label, and returns them in `format`.
+///
+/// # Errors
+///
+/// [`CliError`] if the call fails or its answer is damaged.
+async fn fetch_groups(
+    client: &mut Client,
+    request: pb::GroupsRequest,
+    format: GroupsFormat,
+    context: &RenderContext,
+    style: &Style,
+) -> Result<Vec<u8>, CliError> {
+    let what = format!("get profiles by {:?}", request.label);
+    let response = with_spinner("merging profiles", client.query.groups(request)).await;
+    let response = response.map_err(|status| client.failure(&what, &status))?;
+    let answer =
+        GroupsAnswer::from_wire(response.into_inner()).map_err(|error| CliError::failed(&error))?;
+    groups::render(&answer, format, context, style).map_err(|error| CliError::failed(&error))
+}
+
 /// Asks for a profile and writes it.
 ///
 /// # Errors
@@ -169,6 +204,14 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         (Some(format), _) => format,
         (None, None) => Format::Tree,
         (None, Some(path)) => return Err(unknown_ending(path)),
+    };
+    let by_group = match args.group_by {
+        Some(label) => {
+            let written = GroupsFormat::try_from(format)
+                .map_err(|error| CliError::Usage(error.to_string()))?;
+            Some((label, written))
+        }
+        None => None,
     };
     if args.output.is_none() && !format.is_text() && output::is_terminal() {
         return Err(CliError::Usage(format!(
@@ -188,6 +231,7 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         profile_type: args.profile_type.clone(),
         selector: checked_selector(args.select)?,
         max_nodes: match args.max_nodes {
+            0 if by_group.is_some() => 0,
             0 => format.max_nodes(),
             asked => asked,
         },
@@ -203,11 +247,19 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         None => output::stdout_style(),
     };
     let mut client = args.client.connect().await?;
-    let bytes = match args.peek {
-        Some(function) => {
+    let bytes = match (args.peek, by_group) {
+        (Some(function), _) => {
             peek::fetch(&mut client, request, function, format, &context, &style).await?
         }
-        None => fetch(&mut client, request, format, &context, &style).await?,
+        (None, Some((label, written))) => {
+            let groups = pb::GroupsRequest {
+                profile: Some(request),
+                label,
+                max_groups: args.max_groups.unwrap_or(0),
+            };
+            fetch_groups(&mut client, groups, written, &context, &style).await?
+        }
+        (None, None) => fetch(&mut client, request, format, &context, &style).await?,
     };
     match &args.output {
         Some(path) => output::write_file(path, &bytes),

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::error::ApiError;
+use super::groups;
 use super::params::{
     AnomalyParams, LabelParams, Params, ProfileParams, RangeParams, SeriesParams, given, selector,
 };
@@ -223,6 +224,13 @@ pub async fn profile(
     Params(params): Params<ProfileParams>,
 ) -> Result<Response, ApiError> {
     let format: Format = given(params.format.as_deref()).unwrap_or("json").parse()?;
+    if given(params.group_by.as_deref()).is_some() {
+        return groups::profiles(&app, &principal.tenant, &params, format).await;
+    }
+    if params.max_groups.is_some() {
+        let message = "max_groups goes with group_by=LABEL";
+        return Err(ApiError::new(Kind::Invalid, message));
+    }
     let mut request = params.request(app.clock.now())?;
     if request.max_nodes == 0 {
         request.max_nodes = usize::try_from(format.max_nodes()).unwrap_or(0);

@@ -163,6 +163,10 @@ pub struct ProfileParams {
     pub ignore: Option<String>,
     /// Frames of functions that match vanish; their value goes to their callers.
     pub hide: Option<String>,
+    /// Label of whose values each has a profile of its own.
+    pub group_by: Option<String>,
+    /// The largest of these; the others are one.
+    pub max_groups: Option<usize>,
     /// How it is written; JSON when absent.
     pub format: Option<String>,
     /// Most nodes.

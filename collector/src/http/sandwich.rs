@@ -82,8 +82,8 @@ impl SandwichParams {
             focus: self.focus,
             ignore: self.ignore,
             hide: self.hide,
-            format: None,
             max_nodes: self.max_nodes,
+            ..ProfileParams::default()
         }
     }
 }

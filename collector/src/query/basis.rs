@@ -94,6 +94,21 @@ impl Basis {
     }
 }
 
+/// One vector in the unit of the type, whatever the rates were.
+fn in_units(sum: &RangeSum) -> Vec<i128> {
+    let mut weighted: Vec<i128> = Vec::new();
+    for (kind, of_kind) in &sum.sums {
+        let weight = i128::from(kind.weight);
+        if weighted.len() < of_kind.values.len() {
+            weighted.resize(of_kind.values.len(), 0);
+        }
+        for (slot, value) in weighted.iter_mut().zip(&of_kind.values) {
+            *slot = slot.saturating_add(value.saturating_mul(weight));
+        }
+    }
+    weighted
+}
+
 impl Inner {
     /// The types that `asked` means, most used form first.
     pub(super) fn types(&self, asked: &str) -> Vec<(PtypeId, Arc<StoredType>)> {
@@ -147,14 +162,13 @@ impl Inner {
         }
     }
 
-    /// Adds up one service's vectors: values by stack id, in the unit of the
-    /// type; `None` when there are no windows. Stops when `gone` is set.
-    pub(super) fn sum(
+    /// Adds up one service's vectors, apart by kind, and says which tier stands
+    /// for an edge of the range. Stops when `gone` is set.
+    fn vectors(
         &self,
         (service, ptype, selection, window): Sum<'_>,
         gone: &Arc<AtomicBool>,
-        basis: &mut Basis,
-    ) -> Result<Option<Vec<i128>>, QueryError> {
+    ) -> Result<(RangeSum, Option<Tier>), QueryError> {
         let mut total = Total::Vectors(RangeSum {
             cancelled: Some(Arc::clone(gone)),
             ..RangeSum::default()
@@ -162,27 +176,42 @@ impl Inner {
         let rounded = self
             .reader
             .add(service, ptype, selection, window, &mut total)?;
-        let Total::Vectors(sum) = total else {
-            return Ok(None);
-        };
+        match total {
+            Total::Vectors(sum) => Ok((sum, rounded)),
+            Total::Facts(_) => Ok((RangeSum::default(), rounded)),
+        }
+    }
+
+    /// Adds up one service's vectors: values by stack id, in the unit of the
+    /// type.
+    pub(super) fn values(
+        &self,
+        sum: Sum<'_>,
+        gone: &Arc<AtomicBool>,
+    ) -> Result<Vec<i128>, QueryError> {
+        let (sum, _) = self.vectors(sum, gone)?;
+        Ok(in_units(&sum))
+    }
+
+    /// As [`Inner::values`], with what they rest on added to `basis`; `None`
+    /// when there are no windows.
+    pub(super) fn sum(
+        &self,
+        of: Sum<'_>,
+        gone: &Arc<AtomicBool>,
+        basis: &mut Basis,
+    ) -> Result<Option<Vec<i128>>, QueryError> {
+        let (sum, rounded) = self.vectors(of, gone)?;
         if sum.windows() == 0 {
             return Ok(None);
         }
+        let (service, ptype, selection, window) = of;
         basis.rounded_to = basis.rounded_to.max(rounded);
-        // One vector in the unit of the type, whatever the rates were.
-        let mut weighted: Vec<i128> = Vec::new();
-        let mut samples: i128 = 0;
-        for (kind, of_kind) in &sum.sums {
-            basis.periods.push(kind.period);
-            let weight = i128::from(kind.weight);
-            if weighted.len() < of_kind.values.len() {
-                weighted.resize(of_kind.values.len(), 0);
-            }
-            for (slot, value) in weighted.iter_mut().zip(&of_kind.values) {
-                samples = samples.saturating_add(*value);
-                *slot = slot.saturating_add(value.saturating_mul(weight));
-            }
-        }
+        basis
+            .periods
+            .extend(sum.sums.keys().map(|kind| kind.period));
+        let counts = sum.sums.values().flat_map(|of_kind| &of_kind.values);
+        let samples = counts.fold(0_i128, |all, count| all.saturating_add(*count));
         let coverage = &mut basis.coverage;
         let samples = u64::try_from(samples.max(0)).unwrap_or(u64::MAX);
         coverage.samples = coverage.samples.saturating_add(samples);
@@ -193,11 +222,12 @@ impl Inner {
         coverage.series = coverage.series.saturating_add(series);
         let lost = self.lost_samples(service, selection, window)?;
         coverage.lost_samples = coverage.lost_samples.saturating_add(lost);
+        let values = in_units(&sum);
         basis.seconds.absorb(&RangeSum {
             seconds: sum.seconds,
             ..RangeSum::default()
         });
-        Ok(Some(weighted))
+        Ok(Some(values))
     }
 
     /// How many series of a selection had a window on a day of `window`.

@@ -97,20 +97,24 @@ impl Inner {
             }
             Ok((basis.windows(), (tree, basis)))
         })?;
-        Ok(self.finish(request, &stored, tree, basis))
+        let (answer, ()) = self.finish(request, &stored, tree, basis, |_| ());
+        Ok(answer)
     }
 
-    /// Divides gauges by the time they were seen, prunes and adds notes.
-    fn finish(
+    /// Divides gauges by the time they were seen, prunes and adds notes. `look`
+    /// sees the tree before it is pruned.
+    pub(super) fn finish<T>(
         &self,
         request: &ProfileRequest,
         stored: &StoredType,
         mut tree: CallTree,
         mut basis: Basis,
-    ) -> ProfileAnswer {
+        look: impl FnOnce(&CallTree) -> T,
+    ) -> (ProfileAnswer, T) {
         if stored.temporality == Temporality::Gauge {
             tree.divide(basis.observed_s());
         }
+        let looked = look(&tree);
         // Several services together may have more than each was cut to.
         if tree.nodes().len() > request.node_limit() {
             let pruned;
@@ -118,13 +122,14 @@ impl Inner {
             basis.add_pruned(pruned);
         }
         let period = basis.period();
-        ProfileAnswer {
+        let answer = ProfileAnswer {
             profile_type: stored.profile_type.clone(),
             temporality: stored.temporality,
             period,
             window: request.window,
             tree,
             coverage: basis.coverage(request.window, self.clock.now()),
-        }
+        };
+        (answer, looked)
     }
 }

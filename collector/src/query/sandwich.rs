@@ -9,7 +9,6 @@ use proto::value_type::Temporality;
 use super::basis::Basis;
 use super::profile::ProfileRequest;
 use super::{Inner, QueryError};
-use crate::answer::ProfileAnswer;
 use crate::flatten::{Choice, flatten, functions};
 use crate::near::near;
 use crate::prune;
@@ -84,10 +83,11 @@ impl Inner {
             }
             Ok((found.basis.windows(), found))
         })?;
+        let observed_s = found.basis.observed_s();
+        let mut whole_total = found.total;
         if stored.temporality == Temporality::Gauge {
-            let observed_s = found.basis.observed_s();
             found.tree.divide(observed_s);
-            found.total = found.total.checked_div(observed_s).unwrap_or(found.total);
+            whole_total = whole_total.checked_div(observed_s).unwrap_or(whole_total);
         }
         let subject = wanted.subject(&found.tree);
         let whole = sandwich(&found.tree, &subject);
@@ -98,21 +98,14 @@ impl Inner {
         let sandwich = Sandwich {
             callers: shown(&whole.callers, max_nodes, &mut found.basis),
             callees: shown(&whole.callees, max_nodes, &mut found.basis),
-            total: found.total,
+            total: whole_total,
             ..whole
         };
         let mut total = CallTree::new();
         total.add_self(0, found.total);
-        let period = found.basis.period();
+        let (whole, ()) = self.finish(request, &stored, total, found.basis, |_| ());
         Ok(SandwichAnswer {
-            whole: ProfileAnswer {
-                profile_type: stored.profile_type.clone(),
-                temporality: stored.temporality,
-                period,
-                window: request.window,
-                tree: total,
-                coverage: found.basis.coverage(request.window, self.clock.now()),
-            },
+            whole,
             subject,
             sandwich,
         })

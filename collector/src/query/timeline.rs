@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use proto::labels::{Matcher, Selector};
+use proto::labels::Selector;
 use proto::value_type::{ProfileType, Temporality};
 
 use super::{Inner, QueryError, ServiceName};
 use crate::rollup::read::Selection;
 use crate::rollup::total::Total;
 use crate::store::segment::RangeSum;
-use crate::store::{PtypeId, SeriesId, ServiceId};
+use crate::store::{PtypeId, ServiceId};
 use crate::timeline::{StepValue, Steps};
 
 /// Most points of a timeline.
@@ -118,30 +118,8 @@ fn groups(
             inner.select(service, &request.selector)?,
         )]);
     };
-    let active = inner
-        .store
-        .active_series(ptype, service, request.steps.window())?;
-    let mut by_value: BTreeMap<String, Vec<SeriesId>> = BTreeMap::new();
-    inner.directory.with_series(service, |table| {
-        for id in active {
-            if let Some(labels) = table.labels(id)
-                && request.selector.accepts(labels)
-            {
-                let value = labels.get(label).unwrap_or("").to_owned();
-                by_value.entry(value).or_default().push(id);
-            }
-        }
-    })?;
-    let mut groups = Vec::new();
-    for (value, series) in by_value {
-        // The sums of a whole group may be kept.
-        let selection = match request.selector.is_empty() && !value.is_empty() {
-            true => inner.select(service, &Selector::new(vec![Matcher::equal(label, &value)]))?,
-            false => Selection::Some(series),
-        };
-        groups.push((value, selection));
-    }
-    Ok(groups)
+    let of = (service, ptype, request.steps.window());
+    inner.grouped(of, &request.selector, label)
 }
 
 fn steps(

@@ -1,6 +1,12 @@
 //! What a reader can ask: one function, chosen samples, groups, selections.
 
+use std::time::Duration;
+
+use proto::window::{Clock, SystemClock};
+
 use crate::cli::run;
+use crate::compare::of_version;
+use crate::push::{Answer, Pusher, profile};
 use crate::server::Server;
 
 #[tokio::test]
@@ -169,5 +175,126 @@ async fn hidden_frames_are_their_callers() {
     assert_eq!(reply.text(), "main.work 0 100000000\n");
     let page = server.get("/service?name=logger&hide=runtime", &[]).await;
     assert!(page.text().contains("hide=runtime"), "{}", page.text());
+    server.stop().await;
+}
+
+/// Pushes a window of each version: a works, b works and spins, c hardly works.
+async fn push_versions(server: &Server) {
+    let instance = [3; 16];
+    let mut pusher = Pusher::connect(&server.url(), instance).await.unwrap();
+    let start = SystemClock.now().saturating_sub(Duration::from_secs(30));
+    let work: &[&str] = &["main.main", "main.work"];
+    let spin: &[&str] = &["main.main", "main.spin"];
+    let windows = [
+        ("a", profile("api", start, &[(work, 20)])),
+        ("b", profile("api", start, &[(work, 20), (spin, 50)])),
+        ("c", profile("api", start, &[(work, 10)])),
+    ];
+    let windows = windows.map(|(version, window)| of_version(&window, version));
+    pusher.send(instance, 1, &windows).await;
+    assert!(matches!(pusher.answer().await.unwrap(), Answer::Ack(_)));
+}
+
+#[tokio::test]
+async fn each_value_of_a_label_has_its_profile() {
+    let server = Server::start().await;
+    push_versions(&server).await;
+    let path = "/api/v1/profile?service=api&since=1h&group_by=version";
+    for (query, expected) in [
+        (
+            "",
+            serde_json::json!([
+                ["b", 0, 700_000_000, "main.spin", 500_000_000],
+                ["a", 0, 200_000_000, "main.work", 200_000_000],
+                ["c", 0, 100_000_000, "main.work", 100_000_000],
+            ]),
+        ),
+        (
+            "&max_groups=1",
+            serde_json::json!([
+                ["b", 0, 700_000_000, "main.spin", 500_000_000],
+                [null, 2, 300_000_000, "main.work", 300_000_000],
+            ]),
+        ),
+        (
+            "&max_groups=1&ignore=spin",
+            serde_json::json!([
+                ["a", 0, 200_000_000, "main.work", 200_000_000],
+                [null, 2, 300_000_000, "main.work", 300_000_000],
+            ]),
+        ),
+        (
+            "&select=%7Bversion%3D~%22a%7Cc%22%7D&hide=work",
+            serde_json::json!([
+                ["a", 0, 200_000_000, "main.main", 200_000_000],
+                ["c", 0, 100_000_000, "main.main", 100_000_000],
+            ]),
+        ),
+    ] {
+        let reply = server.get(&format!("{path}{query}"), &[]).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let groups = reply.json()["groups"].clone();
+        let fields = ["value", "rest_values", "total", "top_function", "top_flat"];
+        let found: Vec<Vec<serde_json::Value>> = groups
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|group| fields.map(|field| group[field].clone()).to_vec())
+            .collect();
+        assert_eq!(serde_json::json!(found), expected, "{query}");
+    }
+    for (query, part) in [
+        ("group_by=version&format=svg", "svg"),
+        ("group_by=version&max_groups=1000", "1000"),
+        ("max_groups=3", "group_by"),
+        ("group_by=version&service=nobody", "duplicate"),
+    ] {
+        let path = format!("/api/v1/profile?service=api&{query}");
+        let reply = server.get(&path, &[]).await;
+        assert_eq!(reply.status, 400, "{query}: {}", reply.text());
+        assert!(reply.text().contains(part), "{query}: {}", reply.text());
+    }
+    let none = server
+        .get(
+            "/api/v1/profile?service=api&since=2d&until=1d&group_by=version",
+            &[],
+        )
+        .await;
+    assert_eq!(none.json()["groups"], serde_json::json!([]));
+    let url = server.url();
+    for (arguments, code, parts) in [
+        (vec!["--format", "top"], 0, ["in 3 groups", "main.spin"]),
+        (
+            vec!["--max-groups", "2"],
+            0,
+            ["version: b, 70.00%", "other (1 value)"],
+        ),
+        (
+            vec!["--format", "json"],
+            0,
+            ["\"label\":\"version\"", "\"value\":\"c\""],
+        ),
+        (
+            vec!["--format", "pprof", "-o", "x.pb.gz"],
+            2,
+            ["pprof", "top, tree, json"],
+        ),
+        (vec!["--max-groups", "0"], 2, ["--max-groups", "1..=100"]),
+    ] {
+        let query = [
+            "query",
+            "--service",
+            "api",
+            "--server",
+            &url,
+            "--group-by",
+            "version",
+        ];
+        let ended = run(&[&query[..], &arguments].concat()).await;
+        assert_eq!(ended.code, code, "{arguments:?}: {ended:?}");
+        for part in parts {
+            assert!(ended.both().contains(part), "{part}: {ended:?}");
+        }
+    }
     server.stop().await;
 }

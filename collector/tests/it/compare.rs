@@ -19,7 +19,8 @@ fn ago(seconds: u64) -> UnixNanos {
         .saturating_sub(Duration::from_secs(seconds))
 }
 
-fn of_version(profile: &Profile, version: &str) -> Profile {
+/// `profile` with label `version` added.
+pub(crate) fn of_version(profile: &Profile, version: &str) -> Profile {
     let labels = profile.labels().iter().chain([("version", version)]);
     Profile::new(
         LabelSet::new(labels).unwrap(),

@@ -995,6 +995,42 @@ pub struct SandwichResponse {
     #[prost(message, optional, tag = "9")]
     pub callees: ::core::option::Option<CallTree>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupsRequest {
+    /// Of which samples; max_nodes is meant of each group.
+    #[prost(message, optional, tag = "1")]
+    pub profile: ::core::option::Option<ProfileRequest>,
+    /// Label whose values make groups.
+    #[prost(string, tag = "2")]
+    pub label: ::prost::alloc::string::String,
+    /// The largest groups, all others are one; 0 = default.
+    #[prost(uint32, tag = "3")]
+    pub max_groups: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupsResponse {
+    #[prost(string, tag = "1")]
+    pub label: ::prost::alloc::string::String,
+    /// Largest first, the rest last.
+    #[prost(message, repeated, tag = "2")]
+    pub groups: ::prost::alloc::vec::Vec<Group>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Group {
+    /// Empty for series without the label.
+    #[prost(string, tag = "1")]
+    pub value: ::prost::alloc::string::String,
+    /// Not 0: it stands for this many further values.
+    #[prost(uint64, tag = "2")]
+    pub rest_values: u64,
+    #[prost(message, optional, tag = "3")]
+    pub profile: ::core::option::Option<ProfileResponse>,
+    /// The function with the largest flat value, before nodes were folded.
+    #[prost(string, optional, tag = "4")]
+    pub top_function: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(sint64, tag = "5")]
+    pub top_flat: i64,
+}
 /// Generated client implementations.
 pub mod query_client {
     #![allow(
@@ -1232,6 +1268,25 @@ pub mod query_client {
             req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Sandwich"));
             self.inner.unary(req, path, codec).await
         }
+        /// One merged call tree per value of a label.
+        pub async fn groups(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GroupsRequest>,
+        ) -> std::result::Result<tonic::Response<super::GroupsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tepui.v1.Query/Groups");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Groups"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1292,6 +1347,11 @@ pub mod query_server {
             tonic::Response<super::SandwichResponse>,
             tonic::Status,
         >;
+        /// One merged call tree per value of a label.
+        async fn groups(
+            &self,
+            request: tonic::Request<super::GroupsRequest>,
+        ) -> std::result::Result<tonic::Response<super::GroupsResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct QueryServer<T> {
@@ -1655,6 +1715,49 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SandwichSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/Groups" => {
+                    #[allow(non_camel_case_types)]
+                    struct GroupsSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::GroupsRequest>
+                    for GroupsSvc<T> {
+                        type Response = super::GroupsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GroupsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::groups(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GroupsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
