@@ -50,7 +50,7 @@ enum Verb {
     Timeline(timeline::Args),
     /// List services with their state
     Services(services::Args),
-    /// List label names of a service, or the values of one
+    /// List label names of a service, the values of one, or its profile types
     Labels(labels::Args),
     /// List alerts, follow them, or show one with its evidence
     Anomalies(anomalies::Args),
@@ -111,7 +111,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Timeline(args) => timeline::run(args, now).await,
         Verb::Import(args) => import::run(args, now).await,
         Verb::Services(args) => services::run(args, now).await,
-        Verb::Labels(args) => labels::run(args).await,
+        Verb::Labels(args) => labels::run(args, now).await,
         Verb::Anomalies(args) => anomalies::run(args, clock.as_ref()).await,
         Verb::Status(args) => status::run(args, now).await,
     }

@@ -18,7 +18,7 @@ use crate::http::params::MAX_NODES;
 use crate::metrics::QueryKind;
 use crate::query::groups::GroupsRequest;
 use crate::query::timeline::TimelineRequest;
-use crate::query::{ProfileRequest, QueryError, ServiceName};
+use crate::query::{LabelsRequest, ProfileRequest, QueryError, ServiceName};
 use crate::sandwich::Wanted;
 use crate::shapes::firing;
 use crate::timeline::{StepValue, Steps};
@@ -55,6 +55,14 @@ fn invalid(error: &dyn std::error::Error) -> Status {
 
 fn window(start_ns: i64, end_ns: i64) -> Result<Window, Status> {
     Window::new(UnixNanos::new(start_ns), UnixNanos::new(end_ns)).map_err(|e| invalid(&e))
+}
+
+/// `None` for no range at all.
+fn window_or_all(start_ns: i64, end_ns: i64) -> Result<Option<Window>, Status> {
+    match (start_ns, end_ns) {
+        (0, 0) => Ok(None),
+        _ => window(start_ns, end_ns).map(Some),
+    }
 }
 
 fn service(text: &str) -> Result<ServiceName, Status> {
@@ -188,18 +196,33 @@ impl QueryDoor for QueryService {
         &self,
         request: Request<pb::LabelsRequest>,
     ) -> Result<Response<pb::LabelsResponse>, Status> {
-        let principal = principal(&request)?;
+        let tenant = principal(&request)?.tenant;
         let request = request.into_inner();
-        let service = service(&request.service)?;
-        let selector = selector(&request.selector)?;
+        let asked = LabelsRequest {
+            service: service(&request.service)?,
+            selector: selector(&request.selector)?,
+            window: window_or_all(request.start_unix_nanos, request.end_unix_nanos)?,
+        };
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
-        let found = self
-            .app
-            .query
-            .labels(&principal.tenant, &service, &selector, name)
-            .await;
+        let found = self.app.query.labels(&tenant, asked, name).await;
         let values = self.counted(QueryKind::Labels, found)?;
         Ok(Response::new(pb::LabelsResponse { values }))
+    }
+
+    async fn profile_types(
+        &self,
+        request: Request<pb::ProfileTypesRequest>,
+    ) -> Result<Response<pb::ProfileTypesResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let asked = LabelsRequest {
+            service: service(&request.service)?,
+            selector: selector(&request.selector)?,
+            window: window_or_all(request.start_unix_nanos, request.end_unix_nanos)?,
+        };
+        let found = self.app.query.profile_types(&tenant, asked).await;
+        let profile_types = self.counted(QueryKind::Labels, found)?;
+        Ok(Response::new(pb::ProfileTypesResponse { profile_types }))
     }
 
     async fn anomalies(

@@ -108,6 +108,7 @@ pub fn router(app: App, grpc: tonic::service::Routes, authenticator: Arc<Authent
         .route("/api/v1/diff", get(compare::diff))
         .route("/api/v1/timeline", get(compare::timeline))
         .route("/api/v1/series", get(api::series))
+        .route("/api/v1/types", get(api::types))
         .route("/api/v1/anomalies", get(api::anomalies))
         .route("/api/v1/status", get(api::status))
         .route("/debug/pprof/profile", get(api::own_profile))
@@ -149,7 +150,7 @@ async fn not_found(request: Request) -> Response {
     }
     let path: String = request.uri().path().chars().take(128).collect();
     let message = format!(
-        "nothing is at {path:?}; there are /api/v1/services, labels, series, profile, sandwich, diff, timeline, anomalies and status, and the page at /"
+        "nothing is at {path:?}; there are /api/v1/services, labels, series, types, profile, sandwich, diff, timeline, anomalies and status, and the page at /"
     );
     ApiError::new(Kind::NotFound, message).into_response()
 }

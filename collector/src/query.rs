@@ -16,7 +16,7 @@ pub mod timeline;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use proto::labels::{LabelSet, Selector};
+use proto::labels::LabelSet;
 use proto::status::{Kind, chain};
 use proto::window::{Clock, Window};
 
@@ -33,7 +33,7 @@ use crate::store::trees::Trees;
 use crate::store::{Store, StoreError};
 
 pub use self::admission::{MAX_QUERIES, MAX_WAITING};
-pub use self::labels::MAX_SERIES;
+pub use self::labels::{LabelsRequest, MAX_SERIES};
 pub use self::profile::{DEFAULT_MAX_NODES, ProfileRequest};
 pub use self::services::{ServiceName, ServiceSummary};
 
@@ -52,7 +52,7 @@ pub enum QueryError {
         known: String,
     },
     /// The service has no such profile type.
-    #[error("service {service:?} has no profile type {asked:?}; it has: {known}")]
+    #[error("service {service:?} has no profile type {asked:?} in this range; it has: {known}")]
     UnknownType {
         /// The service.
         service: String,
@@ -248,8 +248,7 @@ impl Query {
             .await
     }
 
-    /// Labels of a service's series that `selector` picks, at most
-    /// [`MAX_SERIES`].
+    /// Labels of the series that are meant, at most [`MAX_SERIES`].
     ///
     /// # Errors
     ///
@@ -257,11 +256,10 @@ impl Query {
     pub async fn series(
         &self,
         tenant: &str,
-        service: &ServiceName,
-        selector: &Selector,
+        request: LabelsRequest,
     ) -> Result<Vec<Arc<LabelSet>>, QueryError> {
-        let (tenant, service, selector) = (tenant.to_owned(), service.clone(), selector.clone());
-        self.blocking(move |inner, _| inner.series(&tenant, &service, &selector))
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner, _| inner.series(&tenant, &request))
             .await
     }
 
@@ -280,8 +278,8 @@ impl Query {
             .await
     }
 
-    /// Label names of a service's series that `selector` picks, or the values
-    /// of label `name`; sorted.
+    /// Label names of the series that are meant, or the values of label `name`;
+    /// sorted.
     ///
     /// # Errors
     ///
@@ -289,13 +287,26 @@ impl Query {
     pub async fn labels(
         &self,
         tenant: &str,
-        service: &ServiceName,
-        selector: &Selector,
+        request: LabelsRequest,
         name: Option<&str>,
     ) -> Result<Vec<String>, QueryError> {
-        let (tenant, service) = (tenant.to_owned(), service.clone());
-        let (selector, name) = (selector.clone(), name.map(str::to_owned));
-        self.blocking(move |inner, _| inner.labels(&tenant, &service, &selector, name.as_deref()))
+        let (tenant, name) = (tenant.to_owned(), name.map(str::to_owned));
+        self.blocking(move |inner, _| inner.labels(&tenant, &request, name.as_deref()))
+            .await
+    }
+
+    /// Profile types of the series that are meant, in five-part form; sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if the service is not known or the store fails.
+    pub async fn profile_types(
+        &self,
+        tenant: &str,
+        request: LabelsRequest,
+    ) -> Result<Vec<String>, QueryError> {
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner, _| inner.profile_types(&tenant, &request))
             .await
     }
 }

@@ -19,7 +19,7 @@ use super::App;
 use super::error::ApiError;
 use super::groups;
 use super::params::{
-    AnomalyParams, LabelParams, Params, ProfileParams, RangeParams, SeriesParams, given, selector,
+    AnomalyParams, LabelParams, Params, ProfileParams, RangeParams, SeriesParams, given,
 };
 use crate::alert::{Alert, AlertFilter, AlertState};
 use crate::answer::ProfileAnswer;
@@ -104,13 +104,15 @@ pub async fn labels(
     Extension(principal): Extension<Principal>,
     Params(params): Params<LabelParams>,
 ) -> Result<Json<Labels>, ApiError> {
-    let service: ServiceName = params.service.parse().map_err(ApiError::from)?;
-    let selector = selector(params.select.as_deref())?;
     let name = given(params.name.as_deref());
-    let found = app
-        .query
-        .labels(&principal.tenant, &service, &selector, name)
-        .await;
+    let series = SeriesParams {
+        service: params.service.clone(),
+        select: params.select.clone(),
+        since: params.since.clone(),
+        until: params.until.clone(),
+    };
+    let request = series.request(app.clock.now())?;
+    let found = app.query.labels(&principal.tenant, request, name).await;
     let found = app.counted(QueryKind::Labels, found)?;
     Ok(Json(match name {
         Some(_) => Labels::Values(found),
@@ -135,12 +137,8 @@ pub async fn series(
     Extension(principal): Extension<Principal>,
     Params(params): Params<SeriesParams>,
 ) -> Result<Json<SeriesList>, ApiError> {
-    let service: ServiceName = params.service.parse()?;
-    let selector = selector(params.select.as_deref())?;
-    let found = app
-        .query
-        .series(&principal.tenant, &service, &selector)
-        .await;
+    let request = params.request(app.clock.now())?;
+    let found = app.query.series(&principal.tenant, request).await;
     let found = app.counted(QueryKind::Labels, found)?;
     let entry = |labels: &Arc<LabelSet>| SeriesEntry {
         labels: labels
@@ -151,6 +149,24 @@ pub async fn series(
     Ok(Json(SeriesList {
         series: found.iter().map(entry).collect(),
     }))
+}
+
+/// Answer of `/api/v1/types`.
+#[derive(Debug, Serialize)]
+pub struct Types {
+    types: Vec<String>,
+}
+
+/// `GET /api/v1/types`.
+pub async fn types(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    Params(params): Params<SeriesParams>,
+) -> Result<Json<Types>, ApiError> {
+    let request = params.request(app.clock.now())?;
+    let found = app.query.profile_types(&principal.tenant, request).await;
+    let types = app.counted(QueryKind::Labels, found)?;
+    Ok(Json(Types { types }))
 }
 
 /// `GET /api/v1/anomalies`.

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 use crate::flatten::pattern;
-use crate::query::{ProfileRequest, ServiceName};
+use crate::query::{LabelsRequest, ProfileRequest, ServiceName};
 use crate::time_range;
 
 /// Most nodes that a caller may ask for.
@@ -60,8 +60,13 @@ pub struct LabelParams {
     pub service: String,
     /// Values of this label; names when absent.
     pub name: Option<String>,
-    /// Which series.
+    /// As in [`SeriesParams`], like all that follow.
     pub select: Option<String>,
+    /// Start.
+    #[serde(alias = "from")]
+    pub since: Option<String>,
+    /// End.
+    pub until: Option<String>,
 }
 
 /// Which series.
@@ -72,6 +77,30 @@ pub struct SeriesParams {
     pub service: String,
     /// Which of them.
     pub select: Option<String>,
+    /// Start, as [`time_range`] reads it; without a range all that are known.
+    #[serde(alias = "from")]
+    pub since: Option<String>,
+    /// End.
+    pub until: Option<String>,
+}
+
+impl SeriesParams {
+    /// The series that are meant at `now`.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError`] if a parameter cannot be used.
+    pub fn request(&self, now: UnixNanos) -> Result<LabelsRequest, ApiError> {
+        let (since, until) = (given(self.since.as_deref()), given(self.until.as_deref()));
+        Ok(LabelsRequest {
+            service: self.service.parse()?,
+            selector: selector(self.select.as_deref())?,
+            window: match (since, until) {
+                (None, None) => None,
+                _ => Some(time_range::window(since, until, now)?),
+            },
+        })
+    }
 }
 
 /// Which profiles are compared, and how the comparison is written.

@@ -1,5 +1,6 @@
 //! What an answer rests on, and the sum of one service's vectors.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -13,10 +14,23 @@ use crate::rollup::read::Selection;
 use crate::rollup::total::Total;
 use crate::store::segment::RangeSum;
 use crate::store::tier::Tier;
-use crate::store::{PtypeId, SeriesId, ServiceId, StoreError, StoredType};
+use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey, StoreError, StoredType};
 
 /// What is added up: of a service, of a type, these series, in this time.
 pub(super) type Sum<'a> = (ServiceId, PtypeId, &'a Selection, Window);
+
+/// Which type is asked for, and of what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// The service as it was named.
+    pub(super) name: &'a ServiceName,
+    /// Those that this means.
+    pub(super) services: &'a [(ServiceId, ServiceKey)],
+    /// When.
+    pub(super) window: Window,
+    /// The type as it was named; empty means CPU.
+    pub(super) profile_type: &'a str,
+}
 
 /// What an answer rests on, of all its services.
 #[derive(Debug, Default)]
@@ -119,16 +133,25 @@ impl Inner {
     }
 
     /// Says which types there are.
-    pub(super) fn unknown_type(&self, service: &ServiceName, asked: &str) -> QueryError {
-        let types = self.directory.types();
-        let kinds = types.iter().map(|(_, t)| t.profile_type.sample().kind());
-        let mut known: Vec<&str> = kinds.collect();
-        known.sort_unstable();
-        known.dedup();
+    pub(super) fn unknown_type(&self, asked: Asked<'_>) -> QueryError {
+        let mut known = BTreeSet::new();
+        for (ptype, stored) in self.directory.types() {
+            let is_there = asked.services.iter().any(|(service, _)| {
+                let active = self.store.active_series(ptype, *service, asked.window);
+                active.is_ok_and(|active| !active.is_empty())
+            });
+            if is_there {
+                known.insert(stored.profile_type.sample().kind().to_owned());
+            }
+        }
+        let known: Vec<String> = known.into_iter().collect();
         QueryError::UnknownType {
-            service: service.to_string(),
-            asked: asked.to_owned(),
-            known: known.join(", "),
+            service: asked.name.to_string(),
+            asked: asked.profile_type.to_owned(),
+            known: match known.is_empty() {
+                true => "no windows there".to_owned(),
+                false => known.join(", "),
+            },
         }
     }
 
@@ -138,11 +161,11 @@ impl Inner {
     /// is none.
     pub(super) fn best<T: Default>(
         &self,
-        (service, asked): (&ServiceName, &str),
+        asked: Asked<'_>,
         mut make: impl FnMut(PtypeId) -> Result<(u64, T), QueryError>,
     ) -> Result<(Arc<StoredType>, T), QueryError> {
         let mut best: Option<(Arc<StoredType>, u64, T)> = None;
-        for (ptype, stored) in self.types(asked) {
+        for (ptype, stored) in self.types(asked.profile_type) {
             let (windows, made) = make(ptype)?;
             let had = best.as_ref().map(|(_, windows, _)| *windows);
             if had.is_none_or(|had| windows > 0 && windows >= had) {
@@ -151,14 +174,14 @@ impl Inner {
         }
         match best {
             Some((stored, _, made)) => Ok((stored, made)),
-            None if asked.is_empty() => {
+            None if asked.profile_type.is_empty() => {
                 let cpu = StoredType {
                     profile_type: ProfileType::cpu(),
                     temporality: Temporality::Delta,
                 };
                 Ok((Arc::new(cpu), T::default()))
             }
-            None => Err(self.unknown_type(service, asked)),
+            None => Err(self.unknown_type(asked)),
         }
     }
 

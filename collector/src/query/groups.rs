@@ -76,16 +76,16 @@ impl Inner {
         label: &str,
     ) -> Result<Vec<(String, Selection)>, QueryError> {
         let active = self.store.active_series(ptype, service, window)?;
-        let mut by_value: BTreeMap<String, Vec<SeriesId>> = BTreeMap::new();
-        self.directory.with_series(service, |table| {
-            for id in active {
-                if let Some(labels) = table.labels(id)
-                    && selector.accepts(labels)
-                {
-                    let value = labels.get(label).unwrap_or("").to_owned();
-                    by_value.entry(value).or_default().push(id);
-                }
+        let by_value = self.directory.with_series(service, |table| {
+            let mut meant = table.select(selector);
+            meant.retain(|id| active.binary_search(id).is_ok());
+            let mut by_value: BTreeMap<String, Vec<SeriesId>> = BTreeMap::new();
+            for id in meant {
+                let labels = table.labels(id);
+                let value = labels.and_then(|labels| labels.get(label)).unwrap_or("");
+                by_value.entry(value.to_owned()).or_default().push(id);
             }
+            by_value
         })?;
         let groups = by_value.into_iter().map(|(value, members)| {
             // The sums of a whole group may be kept.
@@ -110,12 +110,8 @@ impl Inner {
         gone: &Arc<AtomicBool>,
     ) -> Result<GroupsAnswer, QueryError> {
         let services = self.find(tenant, &request.profile.service)?;
-        let asked = (
-            &request.profile.service,
-            request.profile.profile_type.as_str(),
-        );
         let question = request.of_group();
-        let (stored, parts) = self.best(asked, |ptype| {
+        let (stored, parts) = self.best(request.profile.asked(&services), |ptype| {
             let mut parts = Vec::new();
             for (member, members) in self.chosen(&services, ptype, request, gone)? {
                 let (tree, basis) = self.part(&members, ptype, &question, gone)?;

@@ -8,13 +8,13 @@ use proto::value_type::Temporality;
 use proto::window::Window;
 use regex::Regex;
 
-use super::basis::Basis;
+use super::basis::{Asked, Basis};
 use super::{Inner, QueryError, ServiceName};
 use crate::answer::ProfileAnswer;
 use crate::flatten::{Choice, flatten};
 use crate::prune;
-use crate::store::StoredType;
 use crate::store::trees;
+use crate::store::{ServiceId, ServiceKey, StoredType};
 use crate::tree::CallTree;
 
 /// Nodes of an answer when the caller does not say: more than a screen shows.
@@ -51,6 +51,16 @@ impl ProfileRequest {
         }
     }
 
+    /// The type that is asked for, of `services`.
+    pub(super) fn asked<'a>(&'a self, services: &'a [(ServiceId, ServiceKey)]) -> Asked<'a> {
+        Asked {
+            name: &self.service,
+            services,
+            window: self.window,
+            profile_type: &self.profile_type,
+        }
+    }
+
     /// How many plain answers it takes the memory of.
     pub(super) fn answers(&self) -> usize {
         match self.hide {
@@ -80,8 +90,7 @@ impl Inner {
         gone: &Arc<AtomicBool>,
     ) -> Result<ProfileAnswer, QueryError> {
         let services = self.find(tenant, &request.service)?;
-        let asked = (&request.service, request.profile_type.as_str());
-        let (stored, (tree, basis)) = self.best(asked, |ptype| {
+        let (stored, (tree, basis)) = self.best(request.asked(&services), |ptype| {
             let mut tree = CallTree::new();
             let mut basis = Basis::default();
             for (service, _) in &services {

@@ -54,8 +54,7 @@ impl Inner {
         gone: &Arc<AtomicBool>,
     ) -> Result<SandwichAnswer, QueryError> {
         let services = self.find(tenant, &request.service)?;
-        let asked = (&request.service, request.profile_type.as_str());
-        let (stored, mut found) = self.best(asked, |ptype| {
+        let (stored, mut found) = self.best(request.asked(&services), |ptype| {
             let mut found = Found::default();
             for (service, _) in &services {
                 let selection = self.select(*service, &request.selector)?;

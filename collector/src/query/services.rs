@@ -64,7 +64,7 @@ pub struct ServiceSummary {
     pub last_window: UnixNanos,
     /// Thousandths of a core over the last minutes of the range.
     pub cpu_millicores: u64,
-    /// Profile types it has, in five-part form.
+    /// Profile types that it had in the range, in five-part form.
     pub profile_types: Vec<String>,
 }
 
@@ -141,7 +141,7 @@ impl Inner {
             let from = end.saturating_sub(LOAD_RANGE).max(window.start());
             let recent = Window::new(from, end).unwrap_or(window);
             for (ptype, stored) in &types {
-                let series = self.store.active_series(*ptype, service, recent)?;
+                let series = self.store.active_series(*ptype, service, window)?;
                 if series.is_empty() {
                     continue;
                 }

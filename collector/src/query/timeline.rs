@@ -8,6 +8,7 @@ use std::time::Duration;
 use proto::labels::Selector;
 use proto::value_type::{ProfileType, Temporality};
 
+use super::basis::Asked;
 use super::{Inner, QueryError, ServiceName};
 use crate::rollup::read::Selection;
 use crate::rollup::total::Total;
@@ -75,7 +76,12 @@ pub(super) fn answer(
         }
     }
     if types.is_empty() {
-        return Err(inner.unknown_type(&request.service, &request.profile_type));
+        return Err(inner.unknown_type(Asked {
+            name: &request.service,
+            services: &services,
+            window,
+            profile_type: &request.profile_type,
+        }));
     }
     let (ptype, stored) = types.swap_remove(chosen);
     let mut answer = TimelineAnswer {

@@ -298,3 +298,103 @@ async fn each_value_of_a_label_has_its_profile() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn labels_and_types_are_those_of_the_range() {
+    let server = Server::start().await;
+    push_versions(&server).await;
+    let file = server.folder().join("old.folded");
+    std::fs::write(&file, "main;work 70\n").unwrap();
+    let url = server.url();
+    let imported = run(&[
+        "import",
+        "--server",
+        &url,
+        "--service",
+        "api",
+        "--label",
+        "version=0.1",
+        "--label",
+        "era=old",
+        "--type",
+        "memory:alloc_space:bytes:space:bytes",
+        "--start",
+        "2019-03-04T05:06:07Z",
+        file.to_str().unwrap(),
+    ])
+    .await;
+    assert_eq!(imported.code, 0, "{}", imported.both());
+    for (path, expected) in [
+        (
+            "labels?service=api",
+            r#"{"names":["era","pod","service","version"]}"#,
+        ),
+        (
+            "labels?service=api&since=1h",
+            r#"{"names":["pod","service","version"]}"#,
+        ),
+        (
+            "labels?service=api&name=version",
+            r#"{"values":["0.1","a","b","c"]}"#,
+        ),
+        (
+            "labels?service=api&name=version&since=1h",
+            r#"{"values":["a","b","c"]}"#,
+        ),
+        (
+            "labels?service=api&name=version&since=2019-03-04&until=2019-03-05",
+            r#"{"values":["0.1"]}"#,
+        ),
+        (
+            "labels?service=api&name=version&select=%7Bversion%3D~%22a%7C0.1%22%7D&since=1h",
+            r#"{"values":["a"]}"#,
+        ),
+        (
+            "types?service=api&since=1h",
+            r#"{"types":["process_cpu:cpu:nanoseconds:cpu:nanoseconds"]}"#,
+        ),
+        (
+            "types?service=api&select=%7Bversion%3D%22z%22%7D",
+            r#"{"types":[]}"#,
+        ),
+        (
+            "series?service=api&since=2019-03-03&until=2019-03-04",
+            r#"{"series":[]}"#,
+        ),
+    ] {
+        let reply = server.get(&format!("/api/v1/{path}"), &[]).await;
+        assert_eq!(reply.text(), expected, "{path}");
+    }
+    let all = server.get("/api/v1/types?service=api", &[]).await;
+    assert_eq!(all.json()["types"].as_array().unwrap().len(), 2);
+    for (path, status, part) in [
+        (
+            "profile?service=api&since=1h&type=wall",
+            404,
+            "it has: cpu\"",
+        ),
+        (
+            "profile?service=api&since=2d&until=1d&type=wall",
+            404,
+            "no windows there",
+        ),
+        ("labels?service=api&since=x", 400, "since"),
+        ("types?service=nobody", 404, "nobody"),
+    ] {
+        let reply = server.get(&format!("/api/v1/{path}"), &[]).await;
+        assert_eq!(reply.status, status, "{path}: {}", reply.text());
+        assert!(reply.text().contains(part), "{path}: {}", reply.text());
+    }
+    for (arguments, stdout) in [
+        (vec!["--name", "version", "--since", "1h"], "a\nb\nc\n"),
+        (
+            vec!["--since", "1h", "--types"],
+            "process_cpu:cpu:nanoseconds:cpu:nanoseconds\n",
+        ),
+    ] {
+        let labels = ["labels", "--service", "api", "--server", &url];
+        let ended = run(&[&labels[..], &arguments].concat()).await;
+        assert_eq!(ended.both(), stdout, "{arguments:?}");
+    }
+    server.stop().await;
+}

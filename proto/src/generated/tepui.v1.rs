@@ -914,6 +914,11 @@ pub struct LabelsRequest {
     pub name: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub selector: ::prost::alloc::string::String,
+    /// Only of series with a window on a day of this time; both 0: of all.
+    #[prost(int64, tag = "4")]
+    pub start_unix_nanos: i64,
+    #[prost(int64, tag = "5")]
+    pub end_unix_nanos: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LabelsResponse {
@@ -1030,6 +1035,24 @@ pub struct Group {
     pub top_function: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(sint64, tag = "5")]
     pub top_flat: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProfileTypesRequest {
+    /// As in LabelsRequest.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub selector: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub start_unix_nanos: i64,
+    #[prost(int64, tag = "4")]
+    pub end_unix_nanos: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProfileTypesResponse {
+    /// In five-part form, sorted.
+    #[prost(string, repeated, tag = "1")]
+    pub profile_types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Generated client implementations.
 pub mod query_client {
@@ -1287,6 +1310,31 @@ pub mod query_client {
             req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Groups"));
             self.inner.unary(req, path, codec).await
         }
+        /// Profile types of a selection.
+        pub async fn profile_types(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ProfileTypesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProfileTypesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tepui.v1.Query/ProfileTypes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tepui.v1.Query", "ProfileTypes"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1352,6 +1400,14 @@ pub mod query_server {
             &self,
             request: tonic::Request<super::GroupsRequest>,
         ) -> std::result::Result<tonic::Response<super::GroupsResponse>, tonic::Status>;
+        /// Profile types of a selection.
+        async fn profile_types(
+            &self,
+            request: tonic::Request<super::ProfileTypesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProfileTypesResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct QueryServer<T> {
@@ -1758,6 +1814,51 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GroupsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/ProfileTypes" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProfileTypesSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::UnaryService<super::ProfileTypesRequest>
+                    for ProfileTypesSvc<T> {
+                        type Response = super::ProfileTypesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ProfileTypesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::profile_types(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ProfileTypesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
