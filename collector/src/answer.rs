@@ -85,6 +85,34 @@ pub fn temporality_from_wire(number: i32) -> Result<Temporality, AnswerError> {
     }
 }
 
+impl Coverage {
+    /// What an answer rests on, as a message.
+    pub(crate) fn to_wire(&self) -> pb::Coverage {
+        pb::Coverage {
+            windows: self.windows,
+            series: self.series,
+            samples: self.samples,
+            lost_samples: self.lost_samples,
+            pruned_nodes: self.pruned_nodes,
+            observed_nanos: u64::try_from(self.observed.as_nanos()).unwrap_or(u64::MAX),
+            notes: self.notes.clone(),
+        }
+    }
+
+    /// What an answer rests on, from a message.
+    pub(crate) fn from_wire(wire: pb::Coverage) -> Self {
+        Self {
+            windows: wire.windows,
+            series: wire.series,
+            samples: wire.samples,
+            lost_samples: wire.lost_samples,
+            pruned_nodes: wire.pruned_nodes,
+            observed: Duration::from_nanos(wire.observed_nanos),
+            notes: wire.notes,
+        }
+    }
+}
+
 impl ProfileAnswer {
     /// The answer as a message. Values beyond 64 bits become the nearest that
     /// fits, with a note.
@@ -117,14 +145,8 @@ impl ProfileAnswer {
             node_frames: tree.node_frames,
             self_values: tree.self_values,
             coverage: Some(pb::Coverage {
-                windows: self.coverage.windows,
-                series: self.coverage.series,
-                samples: self.coverage.samples,
-                lost_samples: self.coverage.lost_samples,
-                pruned_nodes: self.coverage.pruned_nodes,
-                observed_nanos: u64::try_from(self.coverage.observed.as_nanos())
-                    .unwrap_or(u64::MAX),
                 notes,
+                ..self.coverage.to_wire()
             }),
         }
     }
@@ -142,7 +164,6 @@ impl ProfileAnswer {
             node_frames: wire.node_frames,
             self_values: wire.self_values,
         })?;
-        let coverage = wire.coverage.unwrap_or_default();
         Ok(Self {
             profile_type: wire.profile_type.parse()?,
             temporality: temporality_from_wire(wire.temporality)?,
@@ -152,15 +173,7 @@ impl ProfileAnswer {
                 UnixNanos::new(wire.end_unix_nanos),
             )?,
             tree,
-            coverage: Coverage {
-                windows: coverage.windows,
-                series: coverage.series,
-                samples: coverage.samples,
-                lost_samples: coverage.lost_samples,
-                pruned_nodes: coverage.pruned_nodes,
-                observed: Duration::from_nanos(coverage.observed_nanos),
-                notes: coverage.notes,
-            },
+            coverage: Coverage::from_wire(wire.coverage.unwrap_or_default()),
         })
     }
 }

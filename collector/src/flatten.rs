@@ -74,12 +74,12 @@ fn index(id: u32) -> usize {
 }
 
 /// What became of a service's samples.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flattened {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flattened<const N: usize> {
     /// Nodes that are in an `other` now.
     pub folded_nodes: u64,
-    /// Value of the samples that `focus` and `ignore` mean.
-    pub total: i128,
+    /// Of each side: value of the samples that `focus` and `ignore` mean.
+    pub totals: [i128; N],
 }
 
 /// Per node of `tree`: the value of the samples that end there.
@@ -123,7 +123,46 @@ pub fn functions<'t>(tree: &'t ServiceTree, values: &[i128]) -> Vec<&'t str> {
 pub fn total(tree: &ServiceTree, values: &[i128], choice: &Choice<'_>) -> i128 {
     match (choice.focus, choice.ignore) {
         (None, None) => values.iter().copied().fold(0, i128::saturating_add),
-        _ => leave_out(tree, choice, &mut own_values(tree, values)),
+        _ => {
+            let [total] = leave_out(tree, choice, &mut [own_values(tree, values)]);
+            total
+        }
+    }
+}
+
+/// One side's values by node.
+struct Side {
+    own: Vec<i128>,
+    totals: Vec<i128>,
+    /// Totals of sizes; `None` where no value is negative and they are the totals.
+    sizes: Option<Vec<i128>>,
+    /// The least step of a size that stays.
+    least: usize,
+}
+
+impl Side {
+    fn new(shape: &[(u32, u32)], own: Vec<i128>, max_nodes: usize) -> Self {
+        let totals = sums_below(shape, own.clone());
+        let sizes = own.iter().any(|own| *own < 0).then(|| {
+            let positive = own.iter().map(|own| own.saturating_abs()).collect();
+            sums_below(shape, positive)
+        });
+        Self {
+            least: least_step(sizes.as_ref().unwrap_or(&totals), max_nodes),
+            own,
+            totals,
+            sizes,
+        }
+    }
+
+    fn size(&self, node: usize) -> i128 {
+        let sizes = self.sizes.as_ref().unwrap_or(&self.totals);
+        sizes.get(node).copied().unwrap_or(0)
+    }
+
+    /// Whether the node is large enough to stay for this side's sake.
+    fn keeps(&self, node: usize) -> bool {
+        step(self.size(node)) >= self.least
     }
 }
 
@@ -133,28 +172,36 @@ pub fn flatten(
     tree: &ServiceTree,
     values: &[i128],
     choice: &Choice<'_>,
-) -> Flattened {
-    let mut own = own_values(tree, values);
-    let total = leave_out(tree, choice, &mut own);
+) -> Flattened<1> {
+    flatten_sides([out], tree, [values], choice)
+}
+
+/// Adds each side's values, by stack id of `tree`, to its tree of `outs`.
+///
+/// A node stays on all sides when it is large on one of them, so that what is in
+/// an `other` is the same nodes on all.
+pub fn flatten_sides<const N: usize>(
+    outs: [&mut CallTree; N],
+    tree: &ServiceTree,
+    values: [&[i128]; N],
+    choice: &Choice<'_>,
+) -> Flattened<N> {
+    let mut owns = values.map(|values| own_values(tree, values));
+    let totals = leave_out(tree, choice, &mut owns);
     let shape = match choice.hide {
         None => Cow::Borrowed(tree.nodes()),
-        Some(hide) => Cow::Owned(hide::without(tree, hide, &mut own)),
+        Some(hide) => Cow::Owned(hide::without(tree, hide, &mut owns)),
     };
-    let has_negative = own.iter().any(|own| *own < 0);
-    let totals = sums_below(&shape, own.clone());
-    let sizes;
-    let sizes = match has_negative {
-        false => &totals,
-        true => {
-            let positive = own.iter().map(|own| own.saturating_abs()).collect();
-            sizes = sums_below(&shape, positive);
-            &sizes
-        }
-    };
-    let least = least_step(sizes, choice.max_nodes);
+    let sides = owns.map(|own| Side::new(&shape, own, choice.max_nodes));
+    let stays = |node: usize| sides.iter().any(|side| side.keeps(node));
+    for (out, side) in outs.into_iter().zip(&sides) {
+        build(out, (tree, &shape), side, stays);
+    }
+    let folded = (1..shape.len())
+        .filter(|node| sides.iter().any(|side| side.size(*node) != 0) && !stays(*node));
     Flattened {
-        folded_nodes: build(out, (tree, &shape), &own, &totals, sizes, least),
-        total,
+        folded_nodes: u64::try_from(folded.count()).unwrap_or(u64::MAX),
+        totals,
     }
 }
 
@@ -165,9 +212,13 @@ const IGNORED: u8 = 2;
 /// One is meant by `through`.
 const THROUGH: u8 = 4;
 
-/// Sets samples that are not meant to zero. Returns the value of those that
-/// `focus` and `ignore` mean.
-fn leave_out(tree: &ServiceTree, choice: &Choice<'_>, own: &mut [i128]) -> i128 {
+/// Sets samples that are not meant to zero. Returns each side's value of those
+/// that `focus` and `ignore` mean.
+fn leave_out<const N: usize>(
+    tree: &ServiceTree,
+    choice: &Choice<'_>,
+    sides: &mut [Vec<i128>; N],
+) -> [i128; N] {
     let mut of_frames: Vec<u8> = Vec::new();
     let mut mark = |bit: u8, matches: &dyn Fn(&str) -> bool| {
         let hits = tree.functions_matching(matches);
@@ -200,16 +251,18 @@ fn leave_out(tree: &ServiceTree, choice: &Choice<'_>, own: &mut [i128]) -> i128 
             *slot = above | here;
         }
     }
-    let mut total = 0_i128;
-    for (own, seen) in own.iter_mut().zip(seen) {
-        if seen & (FOCUSED | IGNORED) == FOCUSED {
-            total = total.saturating_add(*own);
+    sides.each_mut().map(|own| {
+        let mut total = 0_i128;
+        for (own, seen) in own.iter_mut().zip(&seen) {
+            if seen & (FOCUSED | IGNORED) == FOCUSED {
+                total = total.saturating_add(*own);
+            }
+            if *seen != FOCUSED | THROUGH {
+                *own = 0;
+            }
         }
-        if seen != FOCUSED | THROUGH {
-            *own = 0;
-        }
-    }
-    total
+        total
+    })
 }
 
 /// Adds each node's value to its parent's: a parent's id is smaller.
@@ -257,39 +310,35 @@ fn least_step(sizes: &[i128], max_nodes: usize) -> usize {
     1
 }
 
-/// Adds the nodes whose size reaches step `least`; what lies below is an `other`.
+/// Adds the nodes that stay; what lies below is an `other`.
 fn build(
     out: &mut CallTree,
     (tree, shape): (&ServiceTree, &[(u32, u32)]),
-    own: &[i128],
-    totals: &[i128],
-    sizes: &[i128],
-    least: usize,
-) -> u64 {
+    side: &Side,
+    stays: impl Fn(usize) -> bool,
+) {
     let mut target = Target::new(out);
     let unknown = Frame::named(FrameKind::Synthetic, "[unknown]");
-    let mut folded = 0;
     // A parent comes before its children, so its place in `out` is known; what
     // is not built has none.
     let mut places: Vec<u32> = vec![u32::MAX; shape.len()];
     let mut frames: Vec<u32> = Vec::new();
     for (node, &(parent, frame)) in shape.iter().enumerate() {
-        let size = sizes.get(node).copied().unwrap_or(0);
+        let own = side.own.get(node).copied().unwrap_or(0);
         if node == 0 {
             if let Some(slot) = places.first_mut() {
                 *slot = 0;
             }
-            target.tree.add_self(0, own.first().copied().unwrap_or(0));
+            target.tree.add_self(0, own);
             continue;
         }
-        if size == 0 {
+        if side.size(node) == 0 {
             continue;
         }
         let above = places.get(index(parent)).copied().unwrap_or(u32::MAX);
-        if step(size) < least {
-            folded += 1;
+        if !stays(node) {
             if above != u32::MAX {
-                let total = totals.get(node).copied().unwrap_or(0);
+                let total = side.totals.get(node).copied().unwrap_or(0);
                 target.add_other(above, total);
             }
             continue;
@@ -304,13 +353,11 @@ fn build(
             *known = target.frame(tree.frame(frame).unwrap_or_else(|| unknown.clone()));
         }
         let place = target.child(above, *known);
-        let value = own.get(node).copied().unwrap_or(0);
-        target.tree.add_self(index(place), value);
+        target.tree.add_self(index(place), own);
         if let Some(slot) = places.get_mut(node) {
             *slot = place;
         }
     }
-    folded
 }
 
 /// The tree that is built. As long as nothing else is in it, what is added is
@@ -411,6 +458,16 @@ mod tests {
         out
     }
 
+    /// Path and total of each node but the root.
+    fn totals(tree: &CallTree) -> Vec<(String, i128)> {
+        let mut paths = vec![String::new()];
+        for (at, node) in tree.nodes().iter().enumerate().skip(1) {
+            let name = &tree.frame_of(at).unwrap().function;
+            paths.push(format!("{};{name}", paths[index(node.parent)]));
+        }
+        paths.into_iter().zip(tree.totals()).skip(1).collect()
+    }
+
     fn samples() -> impl Strategy<Value = Vec<(Vec<String>, i128)>> {
         let stack = proptest::collection::vec("[a-d]", 0..6);
         let value = prop_oneof![1i128..100, -50i128..50, Just(i128::from(i64::MAX))];
@@ -435,7 +492,7 @@ mod tests {
             let flattened = flatten(&mut out, &tree, &values, &choice);
             let expected = prune::focus(&expected, choice.focus, choice.ignore);
             prop_assert_eq!(content(&out), content(&expected));
-            prop_assert_eq!(flattened.total, expected.total());
+            prop_assert_eq!(flattened.totals, [expected.total()]);
             prop_assert_eq!(total(&tree, &values, &choice), expected.total());
         }
 
@@ -452,10 +509,54 @@ mod tests {
             let mut out = CallTree::new();
             let flattened = flatten(&mut out, &tree, &values, &choice);
             let expected = prune::focus(&expected, None, choice.ignore);
-            prop_assert_eq!(flattened.total, expected.total());
+            prop_assert_eq!(flattened.totals, [expected.total()]);
             let through = Regex::new(&name).unwrap();
             let expected = prune::focus(&expected, Some(&through), None);
             prop_assert_eq!(content(&out), content(&expected));
+        }
+
+        #[test]
+        fn sides_are_folded_alike(
+            base in samples(), new in samples(), max_nodes in 1usize..12, hide: bool,
+        ) {
+            let both_sides: Vec<_> = base.iter().chain(&new).cloned().collect();
+            let (mut tree, _, _) = both(&both_sides);
+            let values = |tree: &mut ServiceTree, samples: &[(Vec<String>, i128)]| {
+                let mut values = vec![0_i128; tree.stack_count()];
+                for (stack, value) in samples {
+                    let frames: Vec<Frame> =
+                        stack.iter().map(|name| Frame::named(FrameKind::Go, name)).collect();
+                    values[index(tree.intern(frames.iter()))] += value;
+                }
+                values
+            };
+            let (base, new) = (values(&mut tree, &base), values(&mut tree, &new));
+            let a = Regex::new("a").unwrap();
+            let choice = Choice { max_nodes, hide: hide.then_some(&a), ..Choice::ALL };
+            let (mut one, mut other) = (CallTree::new(), CallTree::new());
+            let flat = flatten_sides([&mut one, &mut other], &tree, [&base, &new], &choice);
+            for (out, values) in [(&one, &base), (&other, &new)] {
+                let mut alone = CallTree::new();
+                let plain = Choice { max_nodes: usize::MAX, ..choice };
+                flatten(&mut alone, &tree, values, &plain);
+                prop_assert_eq!(out.total(), alone.total());
+                // What has a name on this side has the same value as in the whole.
+                let whole: std::collections::BTreeMap<_, _> = totals(&alone).into_iter().collect();
+                for (path, total) in totals(out) {
+                    if !path.ends_with(OTHER) {
+                        prop_assert_eq!(whole.get(&path), Some(&total), "{}", path);
+                    }
+                }
+            }
+            prop_assert_eq!(flat.totals, [one.total(), other.total()]);
+            // Where one side has a name, the other has no `other` for the same.
+            let names = |tree: &CallTree| totals(tree).into_iter().map(|(path, _)| path);
+            let named: std::collections::BTreeSet<String> =
+                names(&one).chain(names(&other)).filter(|path| !path.ends_with(OTHER)).collect();
+            if flat.folded_nodes == 0 {
+                prop_assert!(!names(&one).chain(names(&other)).any(|path| path.ends_with(OTHER)));
+            }
+            prop_assert!(named.len() <= 2 * max_nodes);
         }
 
         #[test]

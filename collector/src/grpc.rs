@@ -12,10 +12,12 @@ use tonic::{Request, Response, Status};
 use crate::alert::AlertFilter;
 use crate::answer::temporality_to_wire;
 use crate::auth::Principal;
+use crate::diff::reading_from_wire;
 use crate::flatten::pattern;
 use crate::http::App;
 use crate::http::params::MAX_NODES;
 use crate::metrics::QueryKind;
+use crate::query::diff::{DiffBase, DiffRequest};
 use crate::query::groups::GroupsRequest;
 use crate::query::timeline::TimelineRequest;
 use crate::query::{LabelsRequest, ProfileRequest, QueryError, ServiceName};
@@ -131,6 +133,29 @@ impl QueryDoor for QueryService {
         };
         let answer = self.app.query.groups(&tenant, asked).await;
         let answer = self.counted(QueryKind::Profile, answer)?;
+        Ok(Response::new(answer.to_wire()))
+    }
+
+    async fn diff(
+        &self,
+        request: Request<pb::DiffRequest>,
+    ) -> Result<Response<pb::DiffResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let new = profile_request(request.new.unwrap_or_default())?;
+        let base = DiffBase {
+            service: match request.base_service.as_str() {
+                "" => new.service.clone(),
+                text => service(text)?,
+            },
+            window: window(request.base_start_unix_nanos, request.base_end_unix_nanos)?,
+            selector: selector(&request.base_selector)?,
+        };
+        let reading = reading_from_wire(request.reading)
+            .map_err(|_| Kind::Invalid.status("the reading of a comparison is unknown"))?;
+        let asked = DiffRequest { new, base, reading };
+        let answer = self.app.query.diff(&tenant, asked).await;
+        let answer = self.counted(QueryKind::Diff, answer)?;
         Ok(Response::new(answer.to_wire()))
     }
 

@@ -6,6 +6,7 @@
 
 mod admission;
 mod basis;
+pub mod diff;
 pub mod groups;
 mod labels;
 mod profile;
@@ -21,9 +22,11 @@ use proto::status::{Kind, chain};
 use proto::window::{Clock, Window};
 
 use self::admission::{Admission, Gone};
+use self::diff::DiffRequest;
 use self::groups::GroupsRequest;
 use self::timeline::{MAX_POINTS, TimelineAnswer, TimelineRequest};
 use crate::answer::ProfileAnswer;
+use crate::diff::{DiffAnswer, DiffError};
 use crate::directory::Directory;
 use crate::groups::GroupsAnswer;
 use crate::memory::{Budget, NoShare};
@@ -87,6 +90,9 @@ pub enum QueryError {
         /// How many.
         points: usize,
     },
+    /// The two sides of a comparison count different things.
+    #[error(transparent)]
+    Diff(#[from] DiffError),
     /// Too many ask at once.
     #[error("more queries came than can be answered; ask again in some seconds")]
     Busy,
@@ -102,7 +108,7 @@ impl QueryError {
     /// What kind of failure it is for a caller.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NoServiceName | Self::TooManyPoints { .. } => Kind::Invalid,
+            Self::NoServiceName | Self::TooManyPoints { .. } | Self::Diff(_) => Kind::Invalid,
             Self::UnknownService { .. } | Self::UnknownType { .. } | Self::NoFunction { .. } => {
                 Kind::NotFound
             }
@@ -229,6 +235,17 @@ impl Query {
     ) -> Result<GroupsAnswer, QueryError> {
         let tenant = tenant.to_owned();
         self.blocking(move |inner, gone| inner.groups(&tenant, &request, gone))
+            .await
+    }
+
+    /// Two selections compared, folded alike on both sides.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if a service or the type is not known or the store fails.
+    pub async fn diff(&self, tenant: &str, request: DiffRequest) -> Result<DiffAnswer, QueryError> {
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner, gone| inner.diff(&tenant, &request, gone))
             .await
     }
 

@@ -7,15 +7,24 @@ use super::index;
 use crate::store::tree::ServiceTree;
 
 /// Returns (parent, frame) of each node of `tree` as if no sample had a frame
-/// that matches `hide`, and moves the values in `own` to where they are then: a
+/// that matches `hide`, and moves the values of each side to where they are then: a
 /// hidden node's to its parent, and those of nodes that are one node now to the
 /// first of them. A parent still comes before its children; a node that is not
 /// there any more has no value.
 ///
 /// As `go tool pprof -hide`; a sample of hidden frames only is the root's.
-pub(super) fn without(tree: &ServiceTree, hide: &Regex, own: &mut [i128]) -> Vec<(u32, u32)> {
+pub(super) fn without<const N: usize>(
+    tree: &ServiceTree,
+    hide: &Regex,
+    sides: &mut [Vec<i128>; N],
+) -> Vec<(u32, u32)> {
     let hidden = tree.functions_matching(|function| hide.is_match(function));
-    let mut is_live: Vec<bool> = own.iter().map(|own| *own != 0).collect();
+    let mut is_live = vec![false; tree.node_count()];
+    for own in &*sides {
+        for (is_live, own) in is_live.iter_mut().zip(own) {
+            *is_live |= *own != 0;
+        }
+    }
     for (node, &(parent, _)) in tree.nodes().iter().enumerate().skip(1).rev() {
         if is_live.get(node) == Some(&true)
             && let Some(above) = is_live.get_mut(index(parent))
@@ -45,9 +54,11 @@ pub(super) fn without(tree: &ServiceTree, hide: &Regex, own: &mut [i128]) -> Vec
             }
             continue;
         }
-        let moved = own.get_mut(index(node)).map_or(0, std::mem::take);
-        if let Some(slot) = own.get_mut(index(place)) {
-            *slot = slot.saturating_add(moved);
+        for own in &mut *sides {
+            let moved = own.get_mut(index(node)).map_or(0, std::mem::take);
+            if let Some(slot) = own.get_mut(index(place)) {
+                *slot = slot.saturating_add(moved);
+            }
         }
     }
     shape

@@ -116,6 +116,12 @@ pub struct DiffParams {
     /// How long before the new range the base lies, such as 24h; its length
     /// when absent, nothing when `base` or `new` is given.
     pub before: Option<String>,
+    /// Start of the base, when it is no range of the same length.
+    pub base_since: Option<String>,
+    /// End of the base.
+    pub base_until: Option<String>,
+    /// Service of the base; the same when absent.
+    pub base_service: Option<String>,
     /// Series of the base.
     pub base: Option<String>,
     /// Series of the new side.
@@ -131,6 +137,8 @@ pub struct DiffParams {
     pub hide: Option<String>,
     /// Whether the base is taken as it is and not scaled to the same time.
     pub absolute: Option<bool>,
+    /// Whether the base is scaled to the same total, so that shares compare.
+    pub share: Option<bool>,
     /// How it is written; JSON when absent.
     pub format: Option<String>,
     /// Most nodes.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use proto::labels::Selector;
 use proto::value_type::{ProfileType, Temporality};
 use proto::window::{UnixNanos, Window};
 
@@ -71,7 +72,12 @@ impl Basis {
     }
 
     /// What a reader is told of it, at `now`.
-    pub(super) fn coverage(mut self, window: Window, now: UnixNanos) -> Coverage {
+    pub(super) fn coverage(
+        mut self,
+        window: Window,
+        selector: &Selector,
+        now: UnixNanos,
+    ) -> Coverage {
         self.seconds.finish();
         let covered_s = self.seconds.covered_s();
         let mut coverage = self.coverage;
@@ -82,10 +88,10 @@ impl Basis {
             ));
         }
         if coverage.windows == 0 {
-            coverage.notes.push(
-                "no windows in this range; widen it with --since, or check the agent with `agent doctor`"
-                    .to_owned(),
-            );
+            coverage.notes.push(match selector.is_empty() {
+                true => "no windows in this range; widen it with --since, or check the agent with `agent doctor`".to_owned(),
+                false => format!("no windows of series {selector} in this range; `collector labels` lists the values there are"),
+            });
         }
         if coverage.lost_samples > 0 {
             let lost = coverage.lost_samples;

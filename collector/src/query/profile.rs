@@ -137,7 +137,7 @@ impl Inner {
             period,
             window: request.window,
             tree,
-            coverage: basis.coverage(request.window, self.clock.now()),
+            coverage: basis.coverage(request.window, &request.selector, self.clock.now()),
         };
         (answer, looked)
     }

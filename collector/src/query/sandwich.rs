@@ -72,7 +72,8 @@ impl Inner {
                 };
                 let nodes = found.tree.nodes().len();
                 let flat = flatten(&mut found.tree, &tree, &values, &choice);
-                found.total = found.total.saturating_add(flat.total);
+                let [total] = flat.totals;
+                found.total = found.total.saturating_add(total);
                 if found.tree.nodes().len() == nodes {
                     let names = functions(&tree, &values);
                     let like = near(wanted.text(), names.into_iter(), MAX_NEAR);

@@ -1054,6 +1054,101 @@ pub struct ProfileTypesResponse {
     #[prost(string, repeated, tag = "1")]
     pub profile_types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffRequest {
+    /// The new side; max_nodes is meant of the comparison.
+    #[prost(message, optional, tag = "1")]
+    pub new: ::core::option::Option<ProfileRequest>,
+    /// The base is the same but for these. An empty service is that of the new side.
+    #[prost(string, tag = "2")]
+    pub base_service: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub base_start_unix_nanos: i64,
+    #[prost(int64, tag = "4")]
+    pub base_end_unix_nanos: i64,
+    #[prost(string, tag = "5")]
+    pub base_selector: ::prost::alloc::string::String,
+    #[prost(enumeration = "DiffReading", tag = "6")]
+    pub reading: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiffResponse {
+    #[prost(string, tag = "1")]
+    pub profile_type: ::prost::alloc::string::String,
+    #[prost(enumeration = "Temporality", tag = "2")]
+    pub temporality: i32,
+    #[prost(enumeration = "DiffReading", tag = "3")]
+    pub reading: i32,
+    /// What values of the base were multiplied by: "3/2".
+    #[prost(string, tag = "4")]
+    pub scale: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "5")]
+    pub base: ::core::option::Option<DiffSide>,
+    #[prost(message, optional, tag = "6")]
+    pub new: ::core::option::Option<DiffSide>,
+    /// The nodes of both sides, with the new side's values.
+    #[prost(message, optional, tag = "7")]
+    pub tree: ::core::option::Option<CallTree>,
+    /// Per node: self value of the base, scaled.
+    #[prost(sint64, repeated, tag = "8")]
+    pub base_self_values: ::prost::alloc::vec::Vec<i64>,
+    #[prost(uint64, tag = "9")]
+    pub pruned_nodes: u64,
+    /// In words, for a person.
+    #[prost(string, repeated, tag = "10")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What one side of a comparison rests on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffSide {
+    #[prost(int64, tag = "1")]
+    pub start_unix_nanos: i64,
+    #[prost(int64, tag = "2")]
+    pub end_unix_nanos: i64,
+    #[prost(int64, tag = "3")]
+    pub period: i64,
+    /// The whole as measured, before any scaling.
+    #[prost(sint64, tag = "4")]
+    pub total: i64,
+    #[prost(message, optional, tag = "5")]
+    pub coverage: ::core::option::Option<Coverage>,
+}
+/// What the two sides are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DiffReading {
+    Unspecified = 0,
+    /// The base is scaled to the observed time of the new side.
+    PerTime = 1,
+    /// Values as measured.
+    Absolute = 2,
+    /// The base is scaled to the total of the new side.
+    Share = 3,
+}
+impl DiffReading {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DIFF_READING_UNSPECIFIED",
+            Self::PerTime => "DIFF_READING_PER_TIME",
+            Self::Absolute => "DIFF_READING_ABSOLUTE",
+            Self::Share => "DIFF_READING_SHARE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DIFF_READING_UNSPECIFIED" => Some(Self::Unspecified),
+            "DIFF_READING_PER_TIME" => Some(Self::PerTime),
+            "DIFF_READING_ABSOLUTE" => Some(Self::Absolute),
+            "DIFF_READING_SHARE" => Some(Self::Share),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 pub mod query_client {
     #![allow(
@@ -1335,6 +1430,25 @@ pub mod query_client {
                 .insert(GrpcMethod::new("tepui.v1.Query", "ProfileTypes"));
             self.inner.unary(req, path, codec).await
         }
+        /// Two selections of one profile type, compared.
+        pub async fn diff(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiffRequest>,
+        ) -> std::result::Result<tonic::Response<super::DiffResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tepui.v1.Query/Diff");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Diff"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1408,6 +1522,11 @@ pub mod query_server {
             tonic::Response<super::ProfileTypesResponse>,
             tonic::Status,
         >;
+        /// Two selections of one profile type, compared.
+        async fn diff(
+            &self,
+            request: tonic::Request<super::DiffRequest>,
+        ) -> std::result::Result<tonic::Response<super::DiffResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct QueryServer<T> {
@@ -1859,6 +1978,49 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ProfileTypesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/Diff" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiffSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::DiffRequest>
+                    for DiffSvc<T> {
+                        type Response = super::DiffResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiffRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::diff(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiffSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
