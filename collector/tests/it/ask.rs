@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use collector::query::{MAX_QUERIES, MAX_WAITING};
 use proto::window::{Clock, SystemClock};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::cli::run;
 use crate::compare::of_version;
@@ -395,6 +398,65 @@ async fn labels_and_types_are_those_of_the_range() {
         let labels = ["labels", "--service", "api", "--server", &url];
         let ended = run(&[&labels[..], &arguments].concat()).await;
         assert_eq!(ended.both(), stdout, "{arguments:?}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_takes_more_memory_than_there_is_is_refused() {
+    let server = Server::start_with(|config, _| config.store.max_memory_bytes = 64 << 20).await;
+    let names: Vec<String> = (0..20_000).map(|at| format!("f{at}")).collect();
+    let stacks: Vec<[&str; 2]> = names.iter().map(|name| ["main.main", name]).collect();
+    let samples: Vec<(&[&str], i64)> = stacks.iter().map(|stack| (&stack[..], 1)).collect();
+    let instance = [4; 16];
+    let mut pusher = Pusher::connect(&server.url(), instance).await.unwrap();
+    let start = SystemClock.now().saturating_sub(Duration::from_secs(30));
+    pusher
+        .send(instance, 1, &[profile("wide", start, &samples)])
+        .await;
+    assert!(matches!(pusher.answer().await.unwrap(), Answer::Ack(_)));
+    let small = server.get("/api/v1/profile?service=wide", &[]).await;
+    assert_eq!(small.status, 200, "{}", small.text());
+    let path = "/api/v1/sandwich?service=wide&function=main.main";
+    let large = server.get(path, &[]).await;
+    assert_eq!(large.status, 429, "{}", large.text());
+    let error = &large.json()["error"];
+    assert_eq!(error["kind"], "exhausted");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("store.max_memory_bytes"), "{message}");
+    let url = server.url();
+    let query = [
+        "query",
+        "--service",
+        "wide",
+        "--server",
+        &url,
+        "--peek",
+        "main.main",
+    ];
+    let ended = run(&query).await;
+    assert_eq!(ended.code, 1, "{ended:?}");
+    assert!(ended.both().contains("store.max_memory_bytes"), "{ended:?}");
+    let metrics = server.get("/metrics", &[]).await.text();
+    let counted = "tepui_query_failures_total{kind=\"exhausted\"} 2\n";
+    assert!(metrics.contains(counted), "{metrics}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn clients_that_go_away_leave_their_places() {
+    let server = Server::start().await;
+    server.push("logger").await;
+    let request =
+        "GET /api/v1/profile?service=logger&format=svg HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    // More than may run and wait together, each gone before it is answered.
+    for _ in 0..2 * MAX_WAITING {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+    }
+    for _ in 0..MAX_QUERIES + 1 {
+        let reply = server.get("/api/v1/profile?service=logger", &[]).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
     }
     server.stop().await;
 }
