@@ -18,6 +18,7 @@ pub mod diff;
 pub mod folded;
 pub mod groups;
 pub mod json;
+mod lines;
 pub mod pprof;
 pub mod sandwich;
 pub mod speedscope;
