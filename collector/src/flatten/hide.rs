@@ -12,7 +12,8 @@ use crate::store::tree::ServiceTree;
 /// first of them. A parent still comes before its children; a node that is not
 /// there any more has no value.
 ///
-/// As `go tool pprof -hide`; a sample of hidden frames only is the root's.
+/// As `go tool pprof -hide`, which also matches names of files; a sample of hidden
+/// frames only is the root's.
 pub(super) fn without<const N: usize>(
     tree: &ServiceTree,
     hide: &Regex,

@@ -97,8 +97,8 @@ impl Inner {
         })?;
         let [base_tree, new_tree] = std::mem::take(&mut sides.trees);
         let [base_basis, new_basis] = sides.bases;
-        let (base, ()) = self.finish(&base, &stored, base_tree, base_basis, |_| ());
-        let (new, ()) = self.finish(&new, &stored, new_tree, new_basis, |_| ());
+        let base = self.finish(&base, &stored, base_tree, base_basis);
+        let new = self.finish(&new, &stored, new_tree, new_basis);
         let mut answer = DiffAnswer::new(&base, &new, request.reading)?;
         answer.pruned_nodes = sides.folded_nodes;
         Ok(answer.pruned(request.new.node_limit()))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use proto::labels::Selector;
+use proto::value_type::Temporality;
 use proto::window::Window;
 
 use super::basis::Basis;
@@ -13,7 +14,7 @@ use super::profile::ProfileRequest;
 use super::{Inner, QueryError};
 use crate::flatten::{Choice, flatten, total};
 use crate::groups::{Group, GroupsAnswer, Member};
-use crate::prune::OTHER;
+use crate::prune::{self, OTHER};
 use crate::rollup::read::Selection;
 use crate::store::trees;
 use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey};
@@ -44,6 +45,15 @@ pub struct GroupsRequest {
 
 /// The series of one value, by service.
 type Members = Vec<(ServiceId, Selection)>;
+
+/// One group, added up. Gauges are not divided yet.
+#[derive(Default)]
+struct Part {
+    tree: CallTree,
+    basis: Basis,
+    /// The function with the largest flat value, and that.
+    top: Option<(Arc<str>, i128)>,
+}
 
 impl GroupsRequest {
     fn group_limit(&self) -> usize {
@@ -114,25 +124,25 @@ impl Inner {
         let (stored, parts) = self.best(request.profile.asked(&services), |ptype| {
             let mut parts = Vec::new();
             for (member, members) in self.chosen(&services, ptype, request, gone)? {
-                let (tree, basis) = self.part(&members, ptype, &question, gone)?;
-                parts.push((member, tree, basis));
+                parts.push((member, self.part(&members, ptype, &question, gone)?));
             }
-            let windows = parts.iter().map(|(_, _, basis)| basis.windows());
+            let windows = parts.iter().map(|(_, part)| part.basis.windows());
             Ok((windows.fold(0, u64::saturating_add), parts))
         })?;
         let mut groups: Vec<Group> = Vec::new();
-        for (member, tree, basis) in parts {
-            if basis.windows() == 0 {
+        for (member, mut part) in parts {
+            if part.basis.windows() == 0 {
                 continue;
             }
-            let (answer, top) = self.finish(&question, &stored, tree, basis, |tree| {
-                let mut rows = top::top(tree).into_iter();
-                let row = rows.find(|row| &*row.function != OTHER);
-                row.map(|row| (row.function, row.flat))
-            });
+            let observed_s = match stored.temporality {
+                Temporality::Gauge => part.basis.observed_s(),
+                Temporality::Delta => 1,
+            };
+            let average = |value: i128| value.checked_div(observed_s).unwrap_or(value);
+            let top = part.top.map(|(function, flat)| (function, average(flat)));
             groups.push(Group {
                 member,
-                answer,
+                answer: self.finish(&question, &stored, part.tree, part.basis),
                 top,
             });
         }
@@ -211,29 +221,37 @@ impl Inner {
         Ok(chosen)
     }
 
-    /// Adds up one group, of [`TOP_NODES`] nodes.
+    /// Adds up one group.
     fn part(
         &self,
         members: &Members,
         ptype: PtypeId,
         request: &ProfileRequest,
         gone: &Arc<AtomicBool>,
-    ) -> Result<(CallTree, Basis), QueryError> {
-        let mut tree = CallTree::new();
-        let mut basis = Basis::default();
+    ) -> Result<Part, QueryError> {
+        let mut part = Part::default();
         for (service, selection) in members {
             let shared = self.trees.get(*service)?;
             let _memory = self.admission.share(&shared, request.answers())?;
             let sum = (*service, ptype, selection, request.window);
-            if let Some(values) = self.sum(sum, gone, &mut basis)? {
+            if let Some(values) = self.sum(sum, gone, &mut part.basis)? {
                 let choice = Choice {
                     max_nodes: TOP_NODES.max(request.node_limit()),
                     ..request.choice()
                 };
-                let flat = flatten(&mut tree, &trees::read(&shared), &values, &choice);
-                basis.add_pruned(flat.folded_nodes);
+                let flat = flatten(&mut part.tree, &trees::read(&shared), &values, &choice);
+                part.basis.add_pruned(flat.folded_nodes);
             }
         }
-        Ok((tree, basis))
+        let rows = top::top(&part.tree).into_iter();
+        let mut named = rows.filter(|row| &*row.function != OTHER);
+        part.top = named.next().map(|row| (row.function, row.flat));
+        // The other groups are made while this one is kept.
+        if part.tree.nodes().len() > request.node_limit() {
+            let (pruned, nodes) = prune::prune(&part.tree, request.node_limit());
+            part.tree = pruned;
+            part.basis.add_pruned(nodes);
+        }
+        Ok(part)
     }
 }

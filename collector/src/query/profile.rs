@@ -106,24 +106,20 @@ impl Inner {
             }
             Ok((basis.windows(), (tree, basis)))
         })?;
-        let (answer, ()) = self.finish(request, &stored, tree, basis, |_| ());
-        Ok(answer)
+        Ok(self.finish(request, &stored, tree, basis))
     }
 
-    /// Divides gauges by the time they were seen, prunes and adds notes. `look`
-    /// sees the tree before it is pruned.
-    pub(super) fn finish<T>(
+    /// Divides gauges by the time they were seen, prunes and adds notes.
+    pub(super) fn finish(
         &self,
         request: &ProfileRequest,
         stored: &StoredType,
         mut tree: CallTree,
         mut basis: Basis,
-        look: impl FnOnce(&CallTree) -> T,
-    ) -> (ProfileAnswer, T) {
+    ) -> ProfileAnswer {
         if stored.temporality == Temporality::Gauge {
             tree.divide(basis.observed_s());
         }
-        let looked = look(&tree);
         // Several services together may have more than each was cut to.
         if tree.nodes().len() > request.node_limit() {
             let pruned;
@@ -131,14 +127,13 @@ impl Inner {
             basis.add_pruned(pruned);
         }
         let period = basis.period();
-        let answer = ProfileAnswer {
+        ProfileAnswer {
             profile_type: stored.profile_type.clone(),
             temporality: stored.temporality,
             period,
             window: request.window,
             tree,
             coverage: basis.coverage(request.window, &request.selector, self.clock.now()),
-        };
-        (answer, looked)
+        }
     }
 }

@@ -64,19 +64,22 @@ impl Inner {
                 let Some(values) = self.sum(sum, gone, &mut found.basis)? else {
                     continue;
                 };
-                let tree = trees::read(&shared);
                 let choice = Choice {
                     through: Some(wanted),
                     max_nodes: usize::MAX,
                     ..request.choice()
                 };
                 let nodes = found.tree.nodes().len();
-                let flat = flatten(&mut found.tree, &tree, &values, &choice);
+                let flat = flatten(&mut found.tree, &trees::read(&shared), &values, &choice);
                 let [total] = flat.totals;
                 found.total = found.total.saturating_add(total);
                 if found.tree.nodes().len() == nodes {
-                    let names = functions(&tree, &values);
-                    let like = near(wanted.text(), names.into_iter(), MAX_NEAR);
+                    // Copied, so that the tree is let go before they are compared.
+                    let names: Vec<String> = functions(&trees::read(&shared), &values)
+                        .into_iter()
+                        .map(str::to_owned)
+                        .collect();
+                    let like = near(wanted.text(), names.iter().map(String::as_str), MAX_NEAR);
                     let like = like.into_iter().map(|(far, name)| (far, name.to_owned()));
                     found.near.extend(like);
                 }
@@ -103,7 +106,7 @@ impl Inner {
         };
         let mut total = CallTree::new();
         total.add_self(0, found.total);
-        let (whole, ()) = self.finish(request, &stored, total, found.basis, |_| ());
+        let whole = self.finish(request, &stored, total, found.basis);
         Ok(SandwichAnswer {
             whole,
             subject,

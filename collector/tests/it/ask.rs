@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use collector::query::{MAX_QUERIES, MAX_WAITING};
+use proto::profile::{Column, Profile};
+use proto::value_type::Temporality;
 use proto::window::{Clock, SystemClock};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -458,5 +460,64 @@ async fn clients_that_go_away_leave_their_places() {
         let reply = server.get("/api/v1/profile?service=logger", &[]).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn gauges_are_averages_in_every_answer() {
+    let server = Server::start().await;
+    let instance = [6; 16];
+    let mut pusher = Pusher::connect(&server.url(), instance).await.unwrap();
+    let kept: &[&str] = &["main.main", "main.newQueue"];
+    let windows = [("a", 40, 3_000), ("a", 30, 5_000), ("b", 30, 1_000)];
+    let now = SystemClock.now();
+    let windows = windows.map(|(version, ago, bytes)| {
+        let start = now.saturating_sub(Duration::from_secs(ago));
+        let cpu = of_version(&profile("heap", start, &[(kept, bytes)]), version);
+        let columns = cpu.columns().iter().map(|column| Column {
+            profile_type: "memory:inuse_space:bytes:space:bytes".parse().unwrap(),
+            temporality: Temporality::Gauge,
+            weight: 1,
+            ..column.clone()
+        });
+        let (labels, window) = (cpu.labels().clone(), cpu.window());
+        let (stacks, columns) = (cpu.stacks().to_vec(), columns.collect());
+        Profile::new(labels, window, stacks, columns, *cpu.facts()).unwrap()
+    });
+    pusher.send(instance, 1, &windows).await;
+    assert!(matches!(pusher.answer().await.unwrap(), Answer::Ack(_)));
+    let select = "service=heap&type=inuse_space";
+    // a had 3000 and 5000 bytes for ten seconds each, b 1000 for ten seconds.
+    let groups = server
+        .get(&format!("/api/v1/profile?{select}&group_by=version"), &[])
+        .await
+        .json();
+    for (at, value, total) in [(0, "a", 4_000), (1, "b", 1_000)] {
+        let group = &groups["groups"][at];
+        assert_eq!(group["value"], value);
+        assert_eq!(
+            (&group["total"], &group["top_flat"]),
+            (&total.into(), &total.into())
+        );
+    }
+    let peek = server
+        .get(
+            &format!("/api/v1/sandwich?{select}&function=main.newQueue"),
+            &[],
+        )
+        .await
+        .json();
+    let both = 9_000 * 10 / 20;
+    assert_eq!((&peek["cum"], &peek["total"]), (&both.into(), &both.into()));
+    assert_eq!(peek["callers"]["total"][0], both);
+    let diff = server
+        .get(
+            &format!(
+                "/api/v1/diff?{select}&format=folded&base=%7Bversion%3D%22b%22%7D&new=%7Bversion%3D%22a%22%7D"
+            ),
+            &[],
+        )
+        .await;
+    assert_eq!(diff.text(), "main.main;main.newQueue 1000 4000\n");
     server.stop().await;
 }
