@@ -1,15 +1,16 @@
 //! What a profile query answers: the merged tree and what it rests on.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use proto::pb::tepui as pb;
-use proto::stack::{Frame, FrameKind};
 use proto::value_type::{ProfileType, Temporality, ValueTypeError};
 use proto::window::{UnixNanos, Window, WindowError};
-use rustc_hash::FxHashMap;
 
 use crate::tree::CallTree;
+
+mod wire;
+
+pub(crate) use wire::{narrow, tree_from_wire, tree_to_wire};
 
 /// The merged call tree of a selection.
 #[derive(Clone, Debug)]
@@ -84,34 +85,31 @@ pub fn temporality_from_wire(number: i32) -> Result<Temporality, AnswerError> {
     }
 }
 
-/// The nearest 64-bit number.
-fn narrow(value: i128) -> i64 {
-    i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
-}
-
-fn index(position: usize) -> u32 {
-    u32::try_from(position).unwrap_or(u32::MAX)
-}
-
-/// Texts of an answer; each is sent once, 0 means the empty text.
-#[derive(Default)]
-struct Texts {
-    ids: FxHashMap<Arc<str>, u32>,
-    list: Vec<String>,
-}
-
-impl Texts {
-    fn id(&mut self, text: &Arc<str>) -> u32 {
-        if text.is_empty() {
-            return 0;
+impl Coverage {
+    /// What an answer rests on, as a message.
+    pub(crate) fn to_wire(&self) -> pb::Coverage {
+        pb::Coverage {
+            windows: self.windows,
+            series: self.series,
+            samples: self.samples,
+            lost_samples: self.lost_samples,
+            pruned_nodes: self.pruned_nodes,
+            observed_nanos: u64::try_from(self.observed.as_nanos()).unwrap_or(u64::MAX),
+            notes: self.notes.clone(),
         }
-        if let Some(&id) = self.ids.get(text) {
-            return id;
+    }
+
+    /// What an answer rests on, from a message.
+    pub(crate) fn from_wire(wire: pb::Coverage) -> Self {
+        Self {
+            windows: wire.windows,
+            series: wire.series,
+            samples: wire.samples,
+            lost_samples: wire.lost_samples,
+            pruned_nodes: wire.pruned_nodes,
+            observed: Duration::from_nanos(wire.observed_nanos),
+            notes: wire.notes,
         }
-        self.list.push(text.to_string());
-        let id = index(self.list.len());
-        self.ids.insert(Arc::clone(text), id);
-        id
     }
 }
 
@@ -119,21 +117,14 @@ impl ProfileAnswer {
     /// The answer as a message. Values beyond 64 bits become the nearest that
     /// fits, with a note.
     pub fn to_wire(&self) -> pb::ProfileResponse {
-        let mut texts = Texts::default();
-        let frames = self.tree.frames().iter().map(|frame| pb::Frame {
-            kind: i32::from(frame.kind.code()),
-            function: texts.id(&frame.function),
-            system_name: texts.id(&frame.system_name),
-            file: texts.id(&frame.file),
-            start_line: frame.start_line,
-            line: frame.line,
-            build_id: texts.id(&frame.build_id),
-            file_offset: frame.file_offset,
-        });
-        let frames = frames.collect();
-        let nodes = self.tree.nodes();
+        let tree = tree_to_wire(&self.tree);
         let mut notes = self.coverage.notes.clone();
-        if nodes.iter().any(|n| i64::try_from(n.self_value).is_err()) {
+        if self
+            .tree
+            .nodes()
+            .iter()
+            .any(|n| i64::try_from(n.self_value).is_err())
+        {
             notes.push("values beyond 64 bits are shown as the largest that fits".to_owned());
         }
         let value_type = |value_type: &proto::value_type::ValueType| pb::ValueType {
@@ -148,23 +139,14 @@ impl ProfileAnswer {
             temporality: temporality_to_wire(self.temporality).into(),
             start_unix_nanos: self.window.start().get(),
             end_unix_nanos: self.window.end().get(),
-            strings: texts.list,
-            frames,
-            parents: nodes.iter().map(|node| node.parent).collect(),
-            node_frames: nodes
-                .iter()
-                .map(|node| node.frame.map_or(0, |frame| frame.saturating_add(1)))
-                .collect(),
-            self_values: nodes.iter().map(|node| narrow(node.self_value)).collect(),
+            strings: tree.strings,
+            frames: tree.frames,
+            parents: tree.parents,
+            node_frames: tree.node_frames,
+            self_values: tree.self_values,
             coverage: Some(pb::Coverage {
-                windows: self.coverage.windows,
-                series: self.coverage.series,
-                samples: self.coverage.samples,
-                lost_samples: self.coverage.lost_samples,
-                pruned_nodes: self.coverage.pruned_nodes,
-                observed_nanos: u64::try_from(self.coverage.observed.as_nanos())
-                    .unwrap_or(u64::MAX),
                 notes,
+                ..self.coverage.to_wire()
             }),
         }
     }
@@ -175,62 +157,13 @@ impl ProfileAnswer {
     ///
     /// [`AnswerError`] if the message does not make sense.
     pub fn from_wire(wire: pb::ProfileResponse) -> Result<Self, AnswerError> {
-        let texts: Vec<Arc<str>> = std::iter::once(Arc::from(""))
-            .chain(wire.strings.iter().map(|text| Arc::from(text.as_str())))
-            .collect();
-        let text = |id: u32| {
-            usize::try_from(id)
-                .ok()
-                .and_then(|id| texts.get(id))
-                .map(Arc::clone)
-                .ok_or(AnswerError::Damaged("a text is missing"))
-        };
-        let frames = wire
-            .frames
-            .iter()
-            .map(|frame| {
-                Ok(Frame {
-                    kind: u8::try_from(frame.kind)
-                        .ok()
-                        .and_then(FrameKind::from_code)
-                        .ok_or(AnswerError::Damaged("a frame has an unknown kind"))?,
-                    function: text(frame.function)?,
-                    system_name: text(frame.system_name)?,
-                    file: text(frame.file)?,
-                    start_line: frame.start_line,
-                    line: frame.line,
-                    build_id: text(frame.build_id)?,
-                    file_offset: frame.file_offset,
-                })
-            })
-            .collect::<Result<Vec<_>, AnswerError>>()?;
-        if wire.parents.len() != wire.node_frames.len()
-            || wire.parents.len() != wire.self_values.len()
-        {
-            return Err(AnswerError::Damaged("its lists differ in length"));
-        }
-        let mut tree = CallTree::new();
-        let mut places = Vec::with_capacity(wire.parents.len());
-        let nodes = wire.parents.iter().zip(&wire.node_frames);
-        for ((&parent, &frame), &value) in nodes.zip(&wire.self_values) {
-            let place = match frame.checked_sub(1) {
-                None => 0,
-                Some(frame) => {
-                    let above = usize::try_from(parent)
-                        .ok()
-                        .and_then(|parent| places.get(parent).copied())
-                        .ok_or(AnswerError::Damaged("a node comes before its parent"))?;
-                    let frame = usize::try_from(frame)
-                        .ok()
-                        .and_then(|frame| frames.get(frame))
-                        .ok_or(AnswerError::Damaged("a frame is missing"))?;
-                    tree.child(above, frame)
-                }
-            };
-            tree.add_self(place, i128::from(value));
-            places.push(place);
-        }
-        let coverage = wire.coverage.unwrap_or_default();
+        let tree = tree_from_wire(&pb::CallTree {
+            strings: wire.strings,
+            frames: wire.frames,
+            parents: wire.parents,
+            node_frames: wire.node_frames,
+            self_values: wire.self_values,
+        })?;
         Ok(Self {
             profile_type: wire.profile_type.parse()?,
             temporality: temporality_from_wire(wire.temporality)?,
@@ -240,15 +173,7 @@ impl ProfileAnswer {
                 UnixNanos::new(wire.end_unix_nanos),
             )?,
             tree,
-            coverage: Coverage {
-                windows: coverage.windows,
-                series: coverage.series,
-                samples: coverage.samples,
-                lost_samples: coverage.lost_samples,
-                pruned_nodes: coverage.pruned_nodes,
-                observed: Duration::from_nanos(coverage.observed_nanos),
-                notes: coverage.notes,
-            },
+            coverage: Coverage::from_wire(wire.coverage.unwrap_or_default()),
         })
     }
 }
@@ -256,6 +181,7 @@ impl ProfileAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proto::stack::{Frame, FrameKind};
 
     #[test]
     fn an_answer_survives_the_wire() {

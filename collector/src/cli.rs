@@ -13,6 +13,7 @@ pub mod export;
 pub mod import;
 pub mod labels;
 pub mod output;
+mod peek;
 pub mod query;
 pub mod restore;
 pub mod series;
@@ -55,7 +56,7 @@ enum Verb {
     Timeline(timeline::Args),
     /// List services with their state
     Services(services::Args),
-    /// List label names of a service, or the values of one
+    /// List label names of a service, the values of one, or its profile types
     Labels(labels::Args),
     /// List the series of a service
     Series(series::Args),
@@ -127,7 +128,7 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Import(args) => import::run(args, now).await,
         Verb::Export(args) => export::run(args, now).await,
         Verb::Services(args) => services::run(args, now).await,
-        Verb::Labels(args) => labels::run(args).await,
+        Verb::Labels(args) => labels::run(args, now).await,
         Verb::Series(args) => series::run(args, now).await,
         Verb::Anomalies(args) => anomalies::run(args, clock.as_ref()).await,
         Verb::Status(args) => status::run(args, now).await,

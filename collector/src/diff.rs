@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 
 pub use answer::{DiffAnswer, DiffError, DiffSide};
 pub use ratio::Ratio;
+pub use wire::{reading_from_wire, reading_to_wire};
 
 use crate::prune::{self, Smaller};
 use crate::top::{self, TopRow};
@@ -24,6 +25,7 @@ use crate::tree::CallTree;
 
 mod answer;
 mod ratio;
+mod wire;
 
 /// What the two sides are compared by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -7,16 +7,20 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use proto::labels::LabelSet;
+use proto::labels::{LabelSet, Selector};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::index::LabelIndex;
 use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey, Store, StoreError, StoredType};
+
+mod index;
 
 /// Series of one service.
 #[derive(Debug, Default)]
 pub struct SeriesTable {
     ids: FxHashMap<LabelSet, SeriesId>,
     labels: BTreeMap<SeriesId, Arc<LabelSet>>,
+    index: LabelIndex,
 }
 
 impl SeriesTable {
@@ -45,7 +49,26 @@ impl SeriesTable {
         self.labels.is_empty()
     }
 
+    /// The series that `selector` picks, sorted.
+    pub fn select(&self, selector: &Selector) -> Vec<SeriesId> {
+        let all = self.labels.keys().copied();
+        self.index.select(selector, all, &mut 0)
+    }
+
+    /// Names of labels, sorted.
+    pub fn label_names(&self) -> impl Iterator<Item = &str> {
+        self.index.names()
+    }
+
+    /// The values of label `name`, each with its series; all sorted.
+    pub fn label_values(&self, name: &str) -> impl Iterator<Item = (&str, &[SeriesId])> {
+        self.index.values(name)
+    }
+
     fn insert(&mut self, id: SeriesId, labels: LabelSet) {
+        if !self.labels.contains_key(&id) {
+            self.index.insert(id, &labels);
+        }
         self.labels.insert(id, Arc::new(labels.clone()));
         self.ids.insert(labels, id);
     }

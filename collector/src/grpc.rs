@@ -18,12 +18,17 @@ use tonic::{Request, Response, Status};
 use crate::alert::AlertFilter;
 use crate::answer::temporality_to_wire;
 use crate::auth::Principal;
+use crate::diff::reading_from_wire;
 use crate::export::{ExportError, ExportRequest, ExportedFile, Exporter};
+use crate::flatten::pattern;
 use crate::http::App;
 use crate::http::params::MAX_NODES;
 use crate::metrics::{Metrics, QueryKind};
+use crate::query::diff::{DiffBase, DiffRequest};
+use crate::query::groups::GroupsRequest;
 use crate::query::timeline::TimelineRequest;
-use crate::query::{ProfileRequest, QueryError, ServiceName, pattern};
+use crate::query::{LabelsRequest, ProfileRequest, QueryError, ServiceName};
+use crate::sandwich::Wanted;
 use crate::shapes::firing;
 use crate::timeline::{StepValue, Steps};
 
@@ -79,12 +84,33 @@ fn window(start_ns: i64, end_ns: i64) -> Result<Window, Status> {
     Window::new(UnixNanos::new(start_ns), UnixNanos::new(end_ns)).map_err(|e| invalid(&e))
 }
 
+/// `None` for no range at all.
+fn window_or_all(start_ns: i64, end_ns: i64) -> Result<Option<Window>, Status> {
+    match (start_ns, end_ns) {
+        (0, 0) => Ok(None),
+        _ => window(start_ns, end_ns).map(Some),
+    }
+}
+
 fn service(text: &str) -> Result<ServiceName, Status> {
     text.parse().map_err(|error: QueryError| error.status())
 }
 
 fn selector(text: &str) -> Result<Selector, Status> {
     text.parse().map_err(|error| invalid(&error))
+}
+
+fn profile_request(request: pb::ProfileRequest) -> Result<ProfileRequest, Status> {
+    Ok(ProfileRequest {
+        service: service(&request.service)?,
+        window: window(request.start_unix_nanos, request.end_unix_nanos)?,
+        profile_type: request.profile_type,
+        selector: selector(&request.selector)?,
+        focus: pattern(&request.focus).map_err(|error| invalid(&error))?,
+        ignore: pattern(&request.ignore).map_err(|error| invalid(&error))?,
+        hide: pattern(&request.hide).map_err(|error| invalid(&error))?,
+        max_nodes: usize::try_from(request.max_nodes).map_or(0, |nodes| nodes.min(MAX_NODES)),
+    })
 }
 
 #[tonic::async_trait]
@@ -94,18 +120,67 @@ impl QueryDoor for QueryService {
         request: Request<pb::ProfileRequest>,
     ) -> Result<Response<pb::ProfileResponse>, Status> {
         let principal = principal(&request)?;
-        let request = request.into_inner();
-        let profile = ProfileRequest {
-            service: service(&request.service)?,
-            window: window(request.start_unix_nanos, request.end_unix_nanos)?,
-            profile_type: request.profile_type,
-            selector: selector(&request.selector)?,
-            focus: pattern(&request.focus).map_err(|error| invalid(&error))?,
-            ignore: pattern(&request.ignore).map_err(|error| invalid(&error))?,
-            max_nodes: usize::try_from(request.max_nodes).map_or(0, |nodes| nodes.min(MAX_NODES)),
-        };
+        let profile = profile_request(request.into_inner())?;
         let answer = self.app.query.profile(&principal.tenant, profile).await;
         let answer = self.counted(QueryKind::Profile, answer)?;
+        Ok(Response::new(answer.to_wire()))
+    }
+
+    async fn sandwich(
+        &self,
+        request: Request<pb::SandwichRequest>,
+    ) -> Result<Response<pb::SandwichResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let profile = profile_request(request.profile.unwrap_or_default())?;
+        if request.function.is_empty() {
+            return Err(Kind::Invalid.status("a function is needed"));
+        }
+        let wanted = Wanted::new(&request.function);
+        let answer = self.app.query.sandwich(&tenant, profile, wanted).await;
+        let answer = self.counted(QueryKind::Profile, answer)?;
+        Ok(Response::new(answer.to_wire()))
+    }
+
+    async fn groups(
+        &self,
+        request: Request<pb::GroupsRequest>,
+    ) -> Result<Response<pb::GroupsResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        if request.label.is_empty() {
+            return Err(Kind::Invalid.status("a label is needed"));
+        }
+        let asked = GroupsRequest {
+            profile: profile_request(request.profile.unwrap_or_default())?,
+            label: request.label,
+            max_groups: usize::try_from(request.max_groups).unwrap_or(usize::MAX),
+        };
+        let answer = self.app.query.groups(&tenant, asked).await;
+        let answer = self.counted(QueryKind::Profile, answer)?;
+        Ok(Response::new(answer.to_wire()))
+    }
+
+    async fn diff(
+        &self,
+        request: Request<pb::DiffRequest>,
+    ) -> Result<Response<pb::DiffResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let new = profile_request(request.new.unwrap_or_default())?;
+        let base = DiffBase {
+            service: match request.base_service.as_str() {
+                "" => new.service.clone(),
+                text => service(text)?,
+            },
+            window: window(request.base_start_unix_nanos, request.base_end_unix_nanos)?,
+            selector: selector(&request.base_selector)?,
+        };
+        let reading = reading_from_wire(request.reading)
+            .map_err(|_| Kind::Invalid.status("the reading of a comparison is unknown"))?;
+        let asked = DiffRequest { new, base, reading };
+        let answer = self.app.query.diff(&tenant, asked).await;
+        let answer = self.counted(QueryKind::Diff, answer)?;
         Ok(Response::new(answer.to_wire()))
     }
 
@@ -223,16 +298,15 @@ impl QueryDoor for QueryService {
         &self,
         request: Request<pb::LabelsRequest>,
     ) -> Result<Response<pb::LabelsResponse>, Status> {
-        let principal = principal(&request)?;
+        let tenant = principal(&request)?.tenant;
         let request = request.into_inner();
-        let service = service(&request.service)?;
-        let selector = selector(&request.selector)?;
+        let asked = LabelsRequest {
+            service: service(&request.service)?,
+            selector: selector(&request.selector)?,
+            window: window_or_all(request.start_unix_nanos, request.end_unix_nanos)?,
+        };
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
-        let found = self
-            .app
-            .query
-            .labels(&principal.tenant, &service, &selector, name)
-            .await;
+        let found = self.app.query.labels(&tenant, asked, name).await;
         let values = self.counted(QueryKind::Labels, found)?;
         Ok(Response::new(pb::LabelsResponse { values }))
     }
@@ -243,13 +317,12 @@ impl QueryDoor for QueryService {
     ) -> Result<Response<pb::SeriesResponse>, Status> {
         let tenant = principal(&request)?.tenant;
         let request = request.into_inner();
-        let window = match (request.start_unix_nanos, request.end_unix_nanos) {
-            (0, 0) => None,
-            (start, end) => Some(window(start, end)?),
+        let asked = LabelsRequest {
+            service: service(&request.service)?,
+            selector: selector(&request.selector)?,
+            window: window_or_all(request.start_unix_nanos, request.end_unix_nanos)?,
         };
-        let (service, selector) = (service(&request.service)?, selector(&request.selector)?);
-        let query = &self.app.query;
-        let found = query.series(&tenant, &service, &selector, window).await;
+        let found = self.app.query.series(&tenant, asked).await;
         let found = self.counted(QueryKind::Labels, found)?;
         let label = |(name, value): (&str, &str)| pb::Label {
             name: name.to_owned(),
@@ -264,6 +337,22 @@ impl QueryDoor for QueryService {
         Ok(Response::new(pb::SeriesResponse {
             series: series.collect(),
         }))
+    }
+
+    async fn profile_types(
+        &self,
+        request: Request<pb::ProfileTypesRequest>,
+    ) -> Result<Response<pb::ProfileTypesResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let asked = LabelsRequest {
+            service: service(&request.service)?,
+            selector: selector(&request.selector)?,
+            window: window_or_all(request.start_unix_nanos, request.end_unix_nanos)?,
+        };
+        let found = self.app.query.profile_types(&tenant, asked).await;
+        let profile_types = self.counted(QueryKind::Labels, found)?;
+        Ok(Response::new(pb::ProfileTypesResponse { profile_types }))
     }
 
     async fn anomalies(

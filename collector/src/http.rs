@@ -7,8 +7,10 @@
 pub mod api;
 pub mod compare;
 pub mod error;
+mod groups;
 pub mod ingest;
 pub mod params;
+pub mod sandwich;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,9 +110,11 @@ pub fn router(app: App, grpc: tonic::service::Routes, authenticator: Arc<Authent
         .route("/api/v1/services", get(api::services))
         .route("/api/v1/labels", get(api::labels))
         .route("/api/v1/profile", get(api::profile))
+        .route("/api/v1/sandwich", get(sandwich::sandwich))
         .route("/api/v1/diff", get(compare::diff))
         .route("/api/v1/timeline", get(compare::timeline))
         .route("/api/v1/series", get(api::series))
+        .route("/api/v1/types", get(api::types))
         .route("/api/v1/anomalies", get(api::anomalies))
         .route("/api/v1/ingest", post(ingest::pprof))
         .route("/api/v1/status", get(api::status))
@@ -153,7 +157,7 @@ async fn not_found(request: Request) -> Response {
     }
     let path: String = request.uri().path().chars().take(128).collect();
     let message = format!(
-        "nothing is at {path:?}; there are /api/v1/services, labels, profile, anomalies and status, and the page at /"
+        "nothing is at {path:?}; there are /api/v1/services, labels, series, types, profile, sandwich, diff, timeline, anomalies and status, and the page at /"
     );
     ApiError::new(Kind::NotFound, message).into_response()
 }

@@ -78,6 +78,8 @@ impl QueryRefusal {
             QueryError::NoServiceName
             | QueryError::UnknownService { .. }
             | QueryError::UnknownType { .. }
+            | QueryError::NoFunction { .. }
+            | QueryError::Diff(_)
             | QueryError::Store(_)
             | QueryError::Ended => None,
         }

@@ -16,7 +16,9 @@ use crate::prune;
 
 pub mod diff;
 pub mod folded;
+pub mod groups;
 pub mod json;
+mod lines;
 pub mod pprof;
 pub mod sandwich;
 pub mod speedscope;
@@ -174,6 +176,17 @@ impl FromStr for Format {
     }
 }
 
+/// `answer` with a frame for the value that no frame holds.
+fn named(answer: &ProfileAnswer) -> Cow<'_, ProfileAnswer> {
+    match prune::name_empty_stacks(&answer.tree) {
+        None => Cow::Borrowed(answer),
+        Some(tree) => Cow::Owned(ProfileAnswer {
+            tree,
+            ..answer.clone()
+        }),
+    }
+}
+
 /// Writes `answer` in `format`.
 ///
 /// Value that no frame holds is shown as the frame `[no stack]`. `style` matters
@@ -188,13 +201,7 @@ pub fn render(
     context: &RenderContext,
     style: &Style,
 ) -> Result<Vec<u8>, RenderError> {
-    let answer = match prune::name_empty_stacks(&answer.tree) {
-        None => Cow::Borrowed(answer),
-        Some(tree) => Cow::Owned(ProfileAnswer {
-            tree,
-            ..answer.clone()
-        }),
-    };
+    let answer = named(answer);
     match format {
         Format::Top => Ok(top::render(&answer, context, style).into_bytes()),
         Format::Tree => Ok(tree::render(&answer, context, style).into_bytes()),

@@ -19,9 +19,14 @@ use std::sync::Arc;
 use proto::stack::{Frame, FrameKind};
 use regex::Regex;
 
+use crate::flatten::pattern;
 use crate::prune::OTHER;
 use crate::top::{Functions, name_of};
 use crate::tree::CallTree;
+
+pub use answer::SandwichAnswer;
+
+mod answer;
 
 /// Nodes of a callers tree from which on light matches lose their callers.
 pub const MAX_CALLERS: usize = 1 << 18;
@@ -50,6 +55,51 @@ impl Subject {
         match self {
             Self::Named(name) => name,
             Self::Matching(pattern) => pattern.as_str(),
+        }
+    }
+}
+
+/// A function as a reader asks for it: by its name or, when nothing is called
+/// so, by a pattern.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    text: String,
+    pattern: Result<Option<Regex>, regex::Error>,
+}
+
+impl Wanted {
+    /// Returns what `text` asks for. A pattern that does not compile still may
+    /// be a name.
+    pub fn new(text: &str) -> Self {
+        Self {
+            text: text.to_owned(),
+            pattern: pattern(text),
+        }
+    }
+
+    /// Name or pattern, as given.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Why it is no pattern.
+    pub fn no_pattern(&self) -> Option<&regex::Error> {
+        self.pattern.as_ref().err()
+    }
+
+    /// Whether it is the name of a function called `name`, or matches it.
+    pub fn may_mean(&self, name: &str) -> bool {
+        let pattern = self.pattern.iter().flatten().next();
+        self.text == name || pattern.is_some_and(|pattern| pattern.is_match(name))
+    }
+
+    /// What is meant in `tree`: the function of this name, if there is one.
+    pub fn subject(&self, tree: &CallTree) -> Subject {
+        let functions = Functions::of(tree);
+        let is_name = functions.names.iter().any(|name| **name == *self.text);
+        match &self.pattern {
+            Ok(Some(pattern)) if !is_name => Subject::Matching(pattern.clone()),
+            _ => Subject::Named(self.text.clone()),
         }
     }
 }
@@ -209,6 +259,30 @@ mod tests {
 
     fn named(name: &str) -> Subject {
         Subject::Named(name.to_owned())
+    }
+
+    #[test]
+    fn a_name_goes_before_a_pattern() {
+        let whole = tree(&[("main f.x", 5), ("main fox", 3), ("main (", 1)]);
+        for (text, is_pattern, functions) in [
+            ("f.x", false, &["f.x"][..]),
+            ("f.", true, &["f.x", "fox"]),
+            ("(", false, &["("]),
+            ("f.x(", false, &[]),
+            ("", false, &[]),
+        ] {
+            let wanted = Wanted::new(text);
+            let subject = wanted.subject(&whole);
+            assert_eq!(
+                matches!(subject, Subject::Matching(_)),
+                is_pattern,
+                "{text}"
+            );
+            let found = sandwich(&whole, &subject).functions;
+            let names: Vec<&str> = found.iter().map(|name| &**name).collect();
+            assert_eq!(names, functions, "{text}");
+            assert!(names.iter().all(|name| wanted.may_mean(name)), "{text}");
+        }
     }
 
     #[test]

@@ -217,6 +217,11 @@ impl fmt::Display for LabelSet {
     }
 }
 
+/// What makes a text more than itself as a pattern, `|` apart.
+const PATTERN_SIGNS: [char; 13] = [
+    '\\', '.', '+', '*', '?', '(', ')', '[', ']', '{', '}', '^', '$',
+];
+
 /// How a matcher compares.
 #[derive(Clone, Debug)]
 enum Op {
@@ -290,9 +295,31 @@ impl Matcher {
         }
     }
 
+    /// The label that the condition is on.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The values that the label is compared with, when they are known without
+    /// looking at any: of `=` and `!=`, and of patterns such as `a|b`.
+    pub fn values(&self) -> Option<Vec<&str>> {
+        let is_plain = |text: &str| !text.contains(PATTERN_SIGNS);
+        match &self.op {
+            Op::Equal | Op::NotEqual => Some(vec![&self.value]),
+            Op::Matches(_) | Op::NotMatches(_) => {
+                let values: Vec<&str> = self.value.split('|').collect();
+                values.iter().all(|value| is_plain(value)).then_some(values)
+            }
+        }
+    }
+
     /// Whether `labels` meet the condition.
     pub fn accepts(&self, labels: &LabelSet) -> bool {
-        let value = labels.get(&self.name).unwrap_or("");
+        self.accepts_value(labels.get(&self.name).unwrap_or(""))
+    }
+
+    /// Whether a label with `value` meets the condition; `""` when it is absent.
+    pub fn accepts_value(&self, value: &str) -> bool {
         match &self.op {
             Op::Equal => value == self.value,
             Op::NotEqual => value != self.value,
@@ -306,6 +333,11 @@ impl Selector {
     /// Returns the selector of these conditions.
     pub fn new(matchers: Vec<Matcher>) -> Self {
         Self(matchers)
+    }
+
+    /// The conditions.
+    pub fn matchers(&self) -> &[Matcher] {
+        &self.0
     }
 
     /// Whether `labels` meet every condition.
@@ -583,6 +615,28 @@ mod tests {
             r#"{a=~"(a{1000}){1000}"}"#.parse::<Selector>(),
             Err(SelectorError::Regex { .. })
         ));
+    }
+
+    #[test]
+    fn values_that_are_compared_with_are_known() {
+        for (text, expected) in [
+            (r#"{a="x.y"}"#, Some(vec!["x.y"])),
+            (r#"{a!=""}"#, Some(vec![""])),
+            (r#"{a=~"x|y-1"}"#, Some(vec!["x", "y-1"])),
+            (r#"{a!~"x|"}"#, Some(vec!["x", ""])),
+            (r#"{a=~"x.*"}"#, None),
+            (r#"{a=~"(x|y)"}"#, None),
+        ] {
+            let selector: Selector = text.parse().unwrap();
+            let [matcher] = selector.matchers() else {
+                panic!("{text}")
+            };
+            assert_eq!(matcher.values(), expected, "{text}");
+            for value in expected.into_iter().flatten() {
+                let is_meant = !text.contains('!');
+                assert_eq!(matcher.accepts_value(value), is_meant, "{text}: {value}");
+            }
+        }
     }
 
     proptest! {

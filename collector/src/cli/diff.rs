@@ -12,16 +12,12 @@ use proto::window::{UnixNanos, Window};
 use super::CliError;
 use super::client::{Client, ClientArgs};
 use super::output::{self, with_spinner};
-use super::query::format_of;
-use crate::answer::ProfileAnswer;
-use crate::diff::{DiffAnswer, Reading};
+use super::query::{FunctionArgs, format_of};
+use crate::diff::{DiffAnswer, Reading, reading_to_wire};
 use crate::query::ServiceName;
 use crate::render::diff::{self, DiffFormat, Widths};
 use crate::render::{Format, RenderContext, Style};
 use crate::time_range;
-
-/// Nodes that are asked for of each side: enough that neither is pruned.
-const SIDE_NODES: u32 = 1_000_000;
 
 /// Flags of `diff`.
 #[derive(Debug, clap::Args)]
@@ -34,6 +30,8 @@ const SIDE_NODES: u32 = 1_000_000;
       two versions over the same hour, by function
   collector diff --service logger --base '{version=\"1.7\"}' --new '{version=\"1.8\"}' --share
       the same by share of the total, when one version runs in more pods
+  collector diff --service logger --since 1h --base-since 2026-01-31 --base-until 2026-02-01
+      the last hour beside a whole day
 
 More is + and red, less is - and blue. The base is scaled to the observed time of the new side,
 so that CPU time compares as cores; --share scales it to the same total, --absolute not at all.")]
@@ -52,9 +50,23 @@ pub struct Args {
         long,
         value_name = "LENGTH",
         value_parser = humantime::parse_duration,
-        required_unless_present_any = ["base", "new"]
+        required_unless_present_any = ["base", "new", "base_since", "base_service"]
     )]
     before: Option<Duration>,
+    /// Compare with the range that starts there, of any length
+    #[arg(long, value_name = "TIME", conflicts_with = "before")]
+    base_since: Option<String>,
+    /// End of the range that is compared with
+    #[arg(
+        long,
+        value_name = "TIME",
+        requires = "base_since",
+        conflicts_with = "before"
+    )]
+    base_until: Option<String>,
+    /// Compare with this service, such as stage/logger
+    #[arg(long, value_name = "NAME")]
+    base_service: Option<String>,
     /// Compare with series that match, such as '{version="1.7"}'
     #[arg(long, value_name = "SELECTOR", requires = "new")]
     base: Option<String>,
@@ -64,6 +76,8 @@ pub struct Args {
     /// What is counted: cpu, inuse_space, alloc_objects, goroutine, …
     #[arg(long = "type", value_name = "TYPE", default_value = "cpu")]
     profile_type: String,
+    #[command(flatten)]
+    functions: FunctionArgs,
     /// tree, top, folded, svg, pprof or json [default: by the name of -o, else tree]
     #[arg(long, value_name = "FORMAT", value_parser = diff_format)]
     format: Option<DiffFormat>,
@@ -71,8 +85,16 @@ pub struct Args {
     #[arg(long)]
     absolute: bool,
     /// Compare shares of the total
-    #[arg(long, conflicts_with = "absolute")]
+    #[arg(long, visible_alias = "normalize", conflicts_with = "absolute")]
     share: bool,
+    /// Fold all but this many of the largest nodes into "other" [default: the collector's]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    max_nodes: u32,
     /// Which side the frames of an SVG are as wide as
     #[arg(long, value_name = "SIDE", value_enum, default_value_t)]
     width: Side,
@@ -125,14 +147,6 @@ fn known_formats(text: &str) -> String {
     format!("no comparison is written as {text:?}; use one of {known}")
 }
 
-/// What is compared with what.
-#[derive(Debug)]
-struct Asked {
-    base: pb::ProfileRequest,
-    new: pb::ProfileRequest,
-    reading: Reading,
-}
-
 fn checked_selector(flag: &str, text: Option<&str>) -> Result<String, CliError> {
     let text = text.unwrap_or("");
     match text.parse::<Selector>() {
@@ -151,57 +165,61 @@ fn earlier(window: Window, before: Duration) -> Result<Window, CliError> {
         .map_err(|_| CliError::Usage("--before reaches back before 1970".to_owned()))
 }
 
-fn asked(args: &Args, window: Window) -> Result<Asked, CliError> {
-    let before = args.before.unwrap_or_default();
-    let request = |window: Window, selector: String| pb::ProfileRequest {
+fn asked(args: &Args, format: DiffFormat, now: UnixNanos) -> Result<pb::DiffRequest, CliError> {
+    let window = time_range::window(Some(&args.since), Some(&args.until), now)?;
+    let base = match (&args.base_since, args.before) {
+        (Some(since), _) => time_range::window(Some(since), args.base_until.as_deref(), now)?,
+        (None, before) => earlier(window, before.unwrap_or_default())?,
+    };
+    let mut new = pb::ProfileRequest {
         service: args.service.clone(),
         start_unix_nanos: window.start().get(),
         end_unix_nanos: window.end().get(),
         profile_type: args.profile_type.clone(),
-        selector,
-        max_nodes: SIDE_NODES,
+        selector: checked_selector("--new", args.new.as_deref())?,
+        max_nodes: match args.max_nodes {
+            0 => Format::from(format).max_nodes(),
+            asked => asked,
+        },
         ..pb::ProfileRequest::default()
     };
-    Ok(Asked {
-        base: request(
-            earlier(window, before)?,
-            checked_selector("--base", args.base.as_deref())?,
-        ),
-        new: request(window, checked_selector("--new", args.new.as_deref())?),
-        reading: match (args.absolute, args.share) {
-            (true, _) => Reading::Absolute,
-            (false, true) => Reading::Share,
-            (false, false) => Reading::PerTime,
-        },
+    args.functions.choose(&mut new)?;
+    let reading = match (args.absolute, args.share) {
+        (true, _) => Reading::Absolute,
+        (false, true) => Reading::Share,
+        (false, false) => Reading::PerTime,
+    };
+    Ok(pb::DiffRequest {
+        new: Some(new),
+        base_service: args.base_service.clone().unwrap_or_default(),
+        base_start_unix_nanos: base.start().get(),
+        base_end_unix_nanos: base.end().get(),
+        base_selector: checked_selector("--base", args.base.as_deref())?,
+        reading: reading_to_wire(reading).into(),
     })
 }
 
-/// Asks for both profiles and compares them here.
-///
-/// This is the one place that knows how a comparison comes about: a call of the
-/// collector that compares will replace it and return the same
-/// [`DiffAnswer`], pruned on both sides alike ([`DiffAnswer::pruned`]). Until
-/// then both whole trees cross the wire.
+/// Asks for the comparison.
 ///
 /// # Errors
 ///
-/// [`CliError`] if a call fails or the answers cannot be compared.
-async fn fetch(client: &mut Client, asked: Asked) -> Result<DiffAnswer, CliError> {
-    let mut sides = Vec::new();
-    for (name, request) in [("base", asked.base), ("new", asked.new)] {
-        let what = format!(
-            "get the {name} {} profile of {:?}",
-            request.profile_type, request.service
-        );
-        let response = client.query.profile(request).await;
-        let response = response.map_err(|status| client.failure(&what, &status))?;
-        let side = ProfileAnswer::from_wire(response.into_inner());
-        sides.push(side.map_err(|error| CliError::failed(&error))?);
-    }
-    let [base, new] = sides.as_slice() else {
-        return Err(CliError::Failed("a side is missing".to_owned()));
+/// [`CliError`] if the call fails or its answer is damaged.
+async fn fetch(client: &mut Client, asked: pb::DiffRequest) -> Result<DiffAnswer, CliError> {
+    let what = match &asked.new {
+        Some(new) => format!("compare {} profiles of {:?}", new.profile_type, new.service),
+        None => "compare profiles".to_owned(),
     };
-    DiffAnswer::new(base, new, asked.reading).map_err(|error| CliError::failed(&error))
+    let response = client.query.diff(asked).await;
+    let response = response.map_err(|status| client.failure(&what, &status))?;
+    DiffAnswer::from_wire(response.into_inner()).map_err(|error| CliError::failed(&error))
+}
+
+/// Whether the two ranges share a time.
+fn do_overlap(asked: &pb::DiffRequest) -> bool {
+    asked.new.as_ref().is_some_and(|new| {
+        asked.base_start_unix_nanos < new.end_unix_nanos
+            && new.start_unix_nanos < asked.base_end_unix_nanos
+    })
 }
 
 /// Compares two profiles and writes the comparison.
@@ -229,14 +247,16 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         .service
         .parse()
         .map_err(|_| CliError::Usage("--service must be NAME or NAMESPACE/NAME".to_owned()))?;
-    let window = time_range::window(Some(&args.since), Some(&args.until), now)?;
-    let asked = asked(&args, window)?;
-    let selectors = match (args.base.is_some(), args.new.is_some()) {
-        (false, false) => None,
-        _ => Some(format!("{} → {}", asked.base.selector, asked.new.selector)),
+    let asked = asked(&args, format, now)?;
+    let selectors = match (&args.base, &args.new) {
+        (None, None) => None,
+        (base, new) => {
+            let text = |side: &Option<String>| side.clone().unwrap_or_default();
+            Some(format!("{} → {}", text(base), text(new)))
+        }
     };
-    if args.base.is_none() && args.before.is_some_and(|before| before < window.duration()) {
-        output::note("the two ranges overlap: --before is shorter than the range")?;
+    if args.base.is_none() && args.base_service.is_none() && do_overlap(&asked) {
+        output::note("the two ranges overlap")?;
     }
     let mut client = args.client.connect().await?;
     let answer = with_spinner("comparing profiles", fetch(&mut client, asked)).await?;
@@ -281,6 +301,10 @@ mod tests {
             ("--base {a=\"1\"} --new {a=\"2\"}", true),
             ("--base {a=\"1\"} --new {a=\"2\"} --before 1h", true),
             ("--before 1h --absolute", true),
+            ("--base-since 2d --base-until 1d", true),
+            ("--base-service stage/logger", true),
+            ("--base-until 1d --before 1h", false),
+            ("--base-since 2d --before 1h", false),
             ("--before 1h --share --width base", true),
             ("", false),
             ("--base {a=\"1\"}", false),
@@ -295,48 +319,65 @@ mod tests {
         }
     }
 
+    fn question(line: &str) -> Result<pb::DiffRequest, CliError> {
+        let now = UnixNanos::new(1_800_000_000_000_000_000);
+        asked(&parse(line).unwrap(), DiffFormat::Tree, now)
+    }
+
     #[test]
-    fn the_base_is_a_range_of_the_same_length() {
+    fn the_base_is_a_range_of_the_same_length_or_its_own() {
         let now = UnixNanos::new(1_800_000_000_000_000_000);
         let hour = |hours: u64| now.saturating_sub(Duration::from_secs(hours * 3600)).get();
-        for (line, base, new) in [
-            ("--before 1h", (2, 1), (1, 0)),
-            ("--since 3h --until 1h --before 24h", (27, 25), (3, 1)),
-            ("--base {a=\"1\"} --new {a=\"2\"}", (1, 0), (1, 0)),
+        for (line, base, new, overlaps) in [
+            ("--before 1h", (2, 1), (1, 0), false),
+            ("--before 30m --since 2h", (0, 0), (2, 0), true),
+            (
+                "--since 3h --until 1h --before 24h",
+                (27, 25),
+                (3, 1),
+                false,
+            ),
+            ("--base {a=\"1\"} --new {a=\"2\"}", (1, 0), (1, 0), true),
+            ("--base-since 30h --base-until 6h", (30, 6), (1, 0), false),
+            ("--base-since 3h", (3, 0), (1, 0), true),
+            ("--base-service stage/logger", (1, 0), (1, 0), true),
         ] {
-            let args = parse(line).unwrap();
-            let window = time_range::window(Some(&args.since), Some(&args.until), now).unwrap();
-            let asked = asked(&args, window).unwrap();
-            let range =
-                |request: &pb::ProfileRequest| (request.start_unix_nanos, request.end_unix_nanos);
-            assert_eq!(range(&asked.base), (hour(base.0), hour(base.1)), "{line}");
-            assert_eq!(range(&asked.new), (hour(new.0), hour(new.1)), "{line}");
+            let asked = question(line).unwrap();
+            let side = asked.new.as_ref().unwrap();
+            let found = (side.start_unix_nanos, side.end_unix_nanos);
+            assert_eq!(found, (hour(new.0), hour(new.1)), "{line}");
+            assert_eq!(do_overlap(&asked), overlaps, "{line}");
+            if base != (0, 0) {
+                let found = (asked.base_start_unix_nanos, asked.base_end_unix_nanos);
+                assert_eq!(found, (hour(base.0), hour(base.1)), "{line}");
+            }
         }
     }
 
     #[test]
     fn what_cannot_be_asked_is_refused() {
-        let window = Window::new(UnixNanos::new(5), UnixNanos::new(9)).unwrap();
         for (line, says) in [
-            ("--before 1h", "before 1970"),
+            ("--before 100000d", "before 1970"),
             ("--base {a= --new {a=\"2\"}", "--base \"{a=\""),
             ("--base {a=\"2\"} --new a", "--new \"a\""),
+            ("--before 1h --hide (", "--hide \"(\""),
+            ("--base-since 1m --base-until 1h", "empty"),
         ] {
-            let error = asked(&parse(line).unwrap(), window).unwrap_err();
+            let error = question(line).unwrap_err();
             assert!(error.to_string().contains(says), "{error}");
         }
     }
 
     #[test]
     fn readings_and_formats_are_chosen_by_flags() {
-        let window = Window::new(UnixNanos::new(0), UnixNanos::new(9)).unwrap();
         for (line, expected) in [
-            ("", Reading::PerTime),
-            ("--absolute", Reading::Absolute),
-            ("--share", Reading::Share),
+            ("", pb::DiffReading::PerTime),
+            ("--absolute", pb::DiffReading::Absolute),
+            ("--share", pb::DiffReading::Share),
+            ("--normalize", pb::DiffReading::Share),
         ] {
-            let args = parse(&format!("--before 0s {line}")).unwrap();
-            assert_eq!(asked(&args, window).unwrap().reading, expected);
+            let asked = question(&format!("--before 1h {line}")).unwrap();
+            assert_eq!(asked.reading, i32::from(expected));
         }
         for format in DiffFormat::ALL {
             let args = parse(&format!("--before 1h --format {format}")).unwrap();

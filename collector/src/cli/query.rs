@@ -7,13 +7,44 @@ use proto::window::UnixNanos;
 use regex::Regex;
 
 use super::CliError;
-use super::client::ClientArgs;
+use super::client::{Client, ClientArgs};
 use super::labels::checked_selector;
 use super::output::{self, with_spinner};
+use super::peek;
 use crate::answer::ProfileAnswer;
+use crate::groups::GroupsAnswer;
 use crate::query::ServiceName;
+use crate::render::groups::{self, GroupsFormat};
 use crate::render::{self, Format, RenderContext, Style};
 use crate::time_range;
+
+/// Which samples and frames are meant, by function.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct FunctionArgs {
+    /// Only samples with a function that matches
+    #[arg(long, value_name = "REGEX")]
+    focus: Option<String>,
+    /// No samples with a function that matches
+    #[arg(long, value_name = "REGEX")]
+    ignore: Option<String>,
+    /// Leave frames out whose function matches; their value goes to their callers
+    #[arg(long, value_name = "REGEX")]
+    hide: Option<String>,
+}
+
+impl FunctionArgs {
+    /// Sets what is meant in `request`.
+    ///
+    /// # Errors
+    ///
+    /// [`CliError::Usage`] if a flag is no regular expression.
+    pub fn choose(&self, request: &mut pb::ProfileRequest) -> Result<(), CliError> {
+        request.focus = checked_regex("--focus", self.focus.as_deref())?;
+        request.ignore = checked_regex("--ignore", self.ignore.as_deref())?;
+        request.hide = checked_regex("--hide", self.hide.as_deref())?;
+        Ok(())
+    }
+}
 
 /// Flags of `query`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +57,13 @@ use crate::time_range;
       memory in use as an interactive flame graph; the file's name says the format
   collector query --service logger --since 2026-01-31T08:00:00Z --until 2026-01-31T09:00:00Z \\
       --select '{version=\"1.8\",pod=~\"a.*\"}' --focus startSink -o spin.pb.gz
-  go tool pprof -http=: spin.pb.gz")]
+  go tool pprof -http=: spin.pb.gz
+  collector query --service logger --group-by version --format top
+      versions by what they take, each with its heaviest function
+  collector query --service logger --hide '^runtime\\.'
+      the work of the runtime put down to the functions that cause it
+  collector query --service logger --peek runtime.selectgo
+      who calls one function, and what it calls")]
 pub struct Args {
     /// Service, or NAMESPACE/SERVICE; without a namespace every one counts
     #[arg(long, value_name = "NAME")]
@@ -43,12 +80,22 @@ pub struct Args {
     /// Only series that match, such as '{version="1.8",pod=~"a.*"}'
     #[arg(long, value_name = "SELECTOR")]
     select: Option<String>,
-    /// Only samples with a function that matches
-    #[arg(long, value_name = "REGEX")]
-    focus: Option<String>,
-    /// No samples with a function that matches
-    #[arg(long, value_name = "REGEX")]
-    ignore: Option<String>,
+    #[command(flatten)]
+    functions: FunctionArgs,
+    /// Callers and callees of one function: its name or, when nothing is called so, a regex
+    #[arg(long, value_name = "FUNCTION", visible_alias = "callers")]
+    peek: Option<String>,
+    /// One profile per value of this label, the largest first
+    #[arg(long, value_name = "LABEL", conflicts_with = "peek")]
+    group_by: Option<String>,
+    /// Groups, at most 100; all others are one called "other" [default: 20]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        requires = "group_by",
+        value_parser = clap::value_parser!(u32).range(1..=100)
+    )]
+    max_groups: Option<u32>,
     /// tree, top, folded, svg, pprof, json or speedscope [default: by the name of -o, else tree]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
@@ -91,16 +138,57 @@ fn unknown_ending(path: &Path) -> CliError {
     ))
 }
 
-fn checked_regex(flag: &str, text: Option<String>) -> Result<String, CliError> {
-    let Some(text) = text else {
-        return Ok(String::new());
-    };
-    match Regex::new(&text) {
-        Ok(_) => Ok(text),
+fn checked_regex(flag: &str, text: Option<&str>) -> Result<String, CliError> {
+    let text = text.unwrap_or("");
+    match Regex::new(text) {
+        Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(CliError::Usage(format!(
             "{flag} {text:?} is no regular expression: {error}"
         ))),
     }
+}
+
+/// Asks for a profile, and returns it in `format`.
+///
+/// # Errors
+///
+/// [`CliError`] if the call fails or its answer is damaged.
+async fn fetch(
+    client: &mut Client,
+    request: pb::ProfileRequest,
+    format: Format,
+    context: &RenderContext,
+    style: &Style,
+) -> Result<Vec<u8>, CliError> {
+    let what = format!(
+        "get the {} profile of {:?}",
+        request.profile_type, request.service
+    );
+    let response = with_spinner("merging profiles", client.query.profile(request)).await;
+    let response = response.map_err(|status| client.failure(&what, &status))?;
+    let answer = ProfileAnswer::from_wire(response.into_inner())
+        .map_err(|error| CliError::failed(&error))?;
+    render::render(&answer, format, context, style).map_err(|error| CliError::failed(&error))
+}
+
+/// Asks for a profile per value of a label, and returns them in `format`.
+///
+/// # Errors
+///
+/// [`CliError`] if the call fails or its answer is damaged.
+async fn fetch_groups(
+    client: &mut Client,
+    request: pb::GroupsRequest,
+    format: GroupsFormat,
+    context: &RenderContext,
+    style: &Style,
+) -> Result<Vec<u8>, CliError> {
+    let what = format!("get profiles by {:?}", request.label);
+    let response = with_spinner("merging profiles", client.query.groups(request)).await;
+    let response = response.map_err(|status| client.failure(&what, &status))?;
+    let answer =
+        GroupsAnswer::from_wire(response.into_inner()).map_err(|error| CliError::failed(&error))?;
+    groups::render(&answer, format, context, style).map_err(|error| CliError::failed(&error))
 }
 
 /// Asks for a profile and writes it.
@@ -112,9 +200,18 @@ fn checked_regex(flag: &str, text: Option<String>) -> Result<String, CliError> {
 pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
     let by_name = args.output.as_deref().and_then(format_of);
     let format = match (args.format.or(by_name), &args.output) {
+        _ if args.peek.is_some() => peek::format(args.format, by_name, args.output.as_deref())?,
         (Some(format), _) => format,
         (None, None) => Format::Tree,
         (None, Some(path)) => return Err(unknown_ending(path)),
+    };
+    let by_group = match args.group_by {
+        Some(label) => {
+            let written = GroupsFormat::try_from(format)
+                .map_err(|error| CliError::Usage(error.to_string()))?;
+            Some((label, written))
+        }
+        None => None,
     };
     if args.output.is_none() && !format.is_text() && output::is_terminal() {
         return Err(CliError::Usage(format!(
@@ -127,39 +224,43 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         .parse()
         .map_err(|_| CliError::Usage("--service must be NAME or NAMESPACE/NAME".to_owned()))?;
     let window = time_range::window(Some(&args.since), Some(&args.until), now)?;
-    let request = pb::ProfileRequest {
+    let mut request = pb::ProfileRequest {
         service: args.service.clone(),
         start_unix_nanos: window.start().get(),
         end_unix_nanos: window.end().get(),
         profile_type: args.profile_type.clone(),
         selector: checked_selector(args.select)?,
-        focus: checked_regex("--focus", args.focus)?,
-        ignore: checked_regex("--ignore", args.ignore)?,
         max_nodes: match args.max_nodes {
+            0 if by_group.is_some() => 0,
             0 => format.max_nodes(),
             asked => asked,
         },
+        ..pb::ProfileRequest::default()
     };
-    let request_selector = request.selector.clone();
-    let mut client = args.client.connect().await?;
-    let what = format!(
-        "get the {} profile of {:?}",
-        args.profile_type, args.service
-    );
-    let response = with_spinner("merging profiles", client.query.profile(request)).await;
-    let response = response.map_err(|status| client.failure(&what, &status))?;
-    let answer = ProfileAnswer::from_wire(response.into_inner())
-        .map_err(|error| CliError::failed(&error))?;
+    args.functions.choose(&mut request)?;
     let context = RenderContext {
         title: format!("{service} · {}", args.profile_type),
-        subtitle: (!request_selector.is_empty()).then_some(request_selector),
+        subtitle: (!request.selector.is_empty()).then(|| request.selector.clone()),
     };
     let style = match &args.output {
         Some(_) => Style::default(),
         None => output::stdout_style(),
     };
-    let bytes = render::render(&answer, format, &context, &style)
-        .map_err(|error| CliError::failed(&error))?;
+    let mut client = args.client.connect().await?;
+    let bytes = match (args.peek, by_group) {
+        (Some(function), _) => {
+            peek::fetch(&mut client, request, function, format, &context, &style).await?
+        }
+        (None, Some((label, written))) => {
+            let groups = pb::GroupsRequest {
+                profile: Some(request),
+                label,
+                max_groups: args.max_groups.unwrap_or(0),
+            };
+            fetch_groups(&mut client, groups, written, &context, &style).await?
+        }
+        (None, None) => fetch(&mut client, request, format, &context, &style).await?,
+    };
     match &args.output {
         Some(path) => output::write_file(path, &bytes),
         None => output::print(&bytes),

@@ -1,11 +1,19 @@
 //! Exact scaling of 128-bit values by a fraction.
 
+use std::fmt;
+
 /// A positive factor, as a fraction in lowest terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ratio {
     // Both within 1 and i128::MAX.
     numerator: u128,
     denominator: u128,
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.numerator, self.denominator)
+    }
 }
 
 impl Ratio {
@@ -30,6 +38,12 @@ impl Ratio {
             numerator: term(numerator)?,
             denominator: term(denominator)?,
         })
+    }
+
+    /// Reads a ratio as it is written: `3/2`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (numerator, denominator) = text.split_once('/')?;
+        Self::new(numerator.parse().ok()?, denominator.parse().ok()?)
     }
 
     /// The nearest float.

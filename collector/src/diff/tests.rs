@@ -334,6 +334,31 @@ fn different_things_are_not_compared_unless_one_is_empty() {
 }
 
 #[test]
+fn a_comparison_survives_the_wire() {
+    for reading in [Reading::PerTime, Reading::Absolute, Reading::Share] {
+        let (base, new) = (answer(before(), 60), answer(after(), 90));
+        let sent = DiffAnswer::new(&base, &new, reading).unwrap().pruned(5);
+        let read = DiffAnswer::from_wire(sent.to_wire()).unwrap();
+        assert_eq!(text(&read.tree), text(&sent.tree));
+        assert_eq!((&read.base, &read.new), (&sent.base, &sent.new));
+        assert_eq!((read.reading, read.scale), (sent.reading, sent.scale));
+        assert_eq!(read.pruned_nodes, sent.pruned_nodes);
+        assert_eq!(read.notes, sent.notes);
+        let cases: [fn(&mut proto::pb::tepui::DiffResponse); 4] = [
+            |wire| wire.base = None,
+            |wire| wire.scale = "1/0".to_owned(),
+            |wire| wire.reading = 9,
+            |wire| wire.base_self_values.push(1),
+        ];
+        for change in cases {
+            let mut wire = sent.to_wire();
+            change(&mut wire);
+            assert!(DiffAnswer::from_wire(wire).is_err());
+        }
+    }
+}
+
+#[test]
 fn unequal_bases_are_noted() {
     let mut base = answer(tree(&[("main", 9)]), 60);
     let mut new = answer(tree(&[("main", 9)]), 120);

@@ -16,14 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::error::ApiError;
+use super::groups;
 use super::params::{
-    AnomalyParams, LabelParams, Params, ProfileParams, RangeParams, SeriesParams, given, selector,
+    AnomalyParams, LabelParams, Params, ProfileParams, RangeParams, SeriesParams, given,
 };
 use crate::alert::{Alert, AlertFilter, AlertState};
 use crate::answer::ProfileAnswer;
 use crate::auth::Principal;
 use crate::metrics::QueryKind;
-use crate::query::ServiceName;
+use crate::query::{ProfileRequest, ServiceName};
 use crate::render::{self, Format, RenderContext, Style};
 use crate::shapes::{self, SeriesShape, ServiceShape};
 use crate::status::StatusReport;
@@ -102,13 +103,15 @@ pub async fn labels(
     Extension(principal): Extension<Principal>,
     Params(params): Params<LabelParams>,
 ) -> Result<Json<Labels>, ApiError> {
-    let service: ServiceName = params.service.parse().map_err(ApiError::from)?;
-    let selector = selector(params.select.as_deref())?;
     let name = given(params.name.as_deref());
-    let found = app
-        .query
-        .labels(&principal.tenant, &service, &selector, name)
-        .await;
+    let series = SeriesParams {
+        service: params.service.clone(),
+        select: params.select.clone(),
+        since: params.since.clone(),
+        until: params.until.clone(),
+    };
+    let request = series.request(app.clock.now())?;
+    let found = app.query.labels(&principal.tenant, request, name).await;
     let found = app.counted(QueryKind::Labels, found)?;
     Ok(Json(match name {
         Some(_) => Labels::Values(found),
@@ -128,23 +131,30 @@ pub async fn series(
     Extension(principal): Extension<Principal>,
     Params(params): Params<SeriesParams>,
 ) -> Result<Json<SeriesList>, ApiError> {
-    let service: ServiceName = params.service.parse()?;
-    let selector = selector(params.select.as_deref())?;
-    let window = match (
-        given(params.since.as_deref()),
-        given(params.until.as_deref()),
-    ) {
-        (None, None) => None,
-        (since, until) => Some(time_range::window(since, until, app.clock.now())?),
-    };
-    let found = app
-        .query
-        .series(&principal.tenant, &service, &selector, window)
-        .await;
+    let request = params.request(app.clock.now())?;
+    let found = app.query.series(&principal.tenant, request).await;
     let found = app.counted(QueryKind::Labels, found)?;
     Ok(Json(SeriesList {
         series: found.iter().map(SeriesShape::from).collect(),
     }))
+}
+
+/// Answer of `/api/v1/types`.
+#[derive(Debug, Serialize)]
+pub struct Types {
+    types: Vec<String>,
+}
+
+/// `GET /api/v1/types`.
+pub async fn types(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    Params(params): Params<SeriesParams>,
+) -> Result<Json<Types>, ApiError> {
+    let request = params.request(app.clock.now())?;
+    let found = app.query.profile_types(&principal.tenant, request).await;
+    let types = app.counted(QueryKind::Labels, found)?;
+    Ok(Json(Types { types }))
 }
 
 /// `GET /api/v1/anomalies`.
@@ -218,14 +228,18 @@ pub async fn profile(
     Params(params): Params<ProfileParams>,
 ) -> Result<Response, ApiError> {
     let format: Format = given(params.format.as_deref()).unwrap_or("json").parse()?;
+    if given(params.group_by.as_deref()).is_some() {
+        return groups::profiles(&app, &principal.tenant, &params, format).await;
+    }
+    if params.max_groups.is_some() {
+        let message = "max_groups goes with group_by=LABEL";
+        return Err(ApiError::new(Kind::Invalid, message));
+    }
     let mut request = params.request(app.clock.now())?;
     if request.max_nodes == 0 {
         request.max_nodes = usize::try_from(format.max_nodes()).unwrap_or(0);
     }
-    let context = RenderContext {
-        title: format!("{} · {}", request.service, kind_of(&request.profile_type)),
-        subtitle: selector_text(&request.selector),
-    };
+    let context = context(&request);
     let service = request.service.clone();
     let found = app.query.profile(&principal.tenant, request).await;
     let answer = app.counted(QueryKind::Profile, found)?;
@@ -240,6 +254,14 @@ pub async fn profile(
     })
     .await?;
     Ok(file(format, &name, bytes))
+}
+
+/// What a picture or table of `request` says above itself.
+pub(super) fn context(request: &ProfileRequest) -> RenderContext {
+    RenderContext {
+        title: format!("{} · {}", request.service, kind_of(&request.profile_type)),
+        subtitle: selector_text(&request.selector),
+    }
 }
 
 /// A selector for people; nothing when it picks all.

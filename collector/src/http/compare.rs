@@ -14,18 +14,14 @@ use super::api::{compute, file};
 use super::error::ApiError;
 use super::params::{DiffParams, Params, ProfileParams, TimelineParams, given, selector};
 use crate::auth::Principal;
-use crate::diff::{DiffAnswer, Reading};
+use crate::diff::Reading;
 use crate::metrics::QueryKind;
+use crate::query::diff::{DiffBase, DiffRequest};
 use crate::query::timeline::TimelineRequest;
-use crate::query::{DEFAULT_MAX_NODES, ProfileRequest};
 use crate::render::diff::{DiffFormat, Widths};
 use crate::render::{self, Format, RenderContext, Style};
 use crate::time_range;
 use crate::timeline::{Steps, Timeline, suited_step};
-
-/// Nodes of each side before they are compared: what is light on one side may
-/// be heavy on the other.
-const SIDE_NODES: usize = 65_536;
 
 fn length(name: &str, text: Option<&str>) -> Result<Option<Duration>, ApiError> {
     let Some(text) = given(text) else {
@@ -40,35 +36,68 @@ fn length(name: &str, text: Option<&str>) -> Result<Option<Duration>, ApiError> 
     })
 }
 
-/// The two profiles that are compared: the base and the new one.
-fn sides(params: &DiffParams, app: &App) -> Result<(ProfileRequest, ProfileRequest), ApiError> {
+fn invalid(message: impl Into<String>) -> ApiError {
+    ApiError::new(Kind::Invalid, message)
+}
+
+/// The comparison that is meant.
+fn request(params: &DiffParams, app: &App) -> Result<DiffRequest, ApiError> {
     let new = ProfileParams {
         service: params.service.clone(),
         since: params.since.clone(),
         until: params.until.clone(),
         profile_type: params.profile_type.clone(),
         select: params.new.clone(),
-        max_nodes: Some(SIDE_NODES),
+        focus: params.focus.clone(),
+        ignore: params.ignore.clone(),
+        hide: params.hide.clone(),
+        max_nodes: params.max_nodes,
         ..ProfileParams::default()
     }
     .request(app.clock.now())?;
-    let by_series =
-        given(params.base.as_deref()).is_some() || given(params.new.as_deref()).is_some();
-    let before = match length("before", params.before.as_deref())? {
-        Some(before) => before,
-        None if by_series => Duration::ZERO,
-        None => new.window.duration(),
+    let base = |text: &Option<String>| given(text.as_deref()).map(str::to_owned);
+    let before = length("before", params.before.as_deref())?;
+    let range = (base(&params.base_since), base(&params.base_until));
+    let window = match (before, range) {
+        (None, (None, None)) => {
+            let others = [&params.base, &params.new, &params.base_service];
+            match others.into_iter().any(|text| base(text).is_some()) {
+                true => new.window,
+                false => earlier(new.window, new.window.duration())?,
+            }
+        }
+        (Some(before), (None, None)) => earlier(new.window, before)?,
+        (Some(_), _) => return Err(invalid("before goes without base_since and base_until")),
+        (None, (since, until)) => {
+            time_range::window(since.as_deref(), until.as_deref(), app.clock.now())?
+        }
     };
-    let window = Window::new(
-        new.window.start().saturating_sub(before),
-        new.window.end().saturating_sub(before),
-    );
-    let base = ProfileRequest {
-        window: window.map_err(|error| ApiError::new(Kind::Invalid, chain(&error)))?,
-        selector: selector(params.base.as_deref())?,
-        ..new.clone()
-    };
-    Ok((base, new))
+    Ok(DiffRequest {
+        base: DiffBase {
+            service: match base(&params.base_service) {
+                Some(text) => text.parse()?,
+                None => new.service.clone(),
+            },
+            window,
+            selector: selector(params.base.as_deref())?,
+        },
+        new,
+        reading: match (params.absolute, params.share) {
+            (Some(true), Some(true)) => {
+                return Err(invalid("a comparison is absolute or by share, not both"));
+            }
+            (Some(true), _) => Reading::Absolute,
+            (_, Some(true)) => Reading::Share,
+            _ => Reading::default(),
+        },
+    })
+}
+
+/// `window`, so much earlier.
+fn earlier(window: Window, before: Duration) -> Result<Window, ApiError> {
+    let (start, end) = (window.start(), window.end());
+    Window::new(start.saturating_sub(before), end.saturating_sub(before))
+        .map_err(|_| invalid("before reaches back before 1970"))
 }
 
 /// `GET /api/v1/diff`.
@@ -78,39 +107,19 @@ pub async fn diff(
     Params(params): Params<DiffParams>,
 ) -> Result<Response, ApiError> {
     let format: Format = given(params.format.as_deref()).unwrap_or("json").parse()?;
-    let written = DiffFormat::try_from(format)
-        .map_err(|error| ApiError::new(Kind::Invalid, chain(&error)))?;
-    let (base, new) = sides(&params, &app)?;
-    let service = new.service.to_string();
-    let (base, new) = tokio::join!(
-        app.query.profile(&principal.tenant, base),
-        app.query.profile(&principal.tenant, new),
-    );
-    let base = app.counted(QueryKind::Diff, base)?;
-    let new = new?;
-    let reading = match params.absolute {
-        Some(true) => Reading::Absolute,
-        _ => Reading::default(),
+    let written = DiffFormat::try_from(format).map_err(|error| invalid(chain(&error)))?;
+    let request = request(&params, &app)?;
+    let context = RenderContext {
+        title: format!("{} · difference", request.new.service),
+        subtitle: None,
     };
-    let max_nodes = match params.max_nodes {
-        None | Some(0) => DEFAULT_MAX_NODES,
-        Some(asked) => asked.min(SIDE_NODES),
-    };
+    let found = app.query.diff(&principal.tenant, request).await;
+    let answer = app.counted(QueryKind::Diff, found)?;
     let bytes = compute(&app, move || {
-        let answer = DiffAnswer::new(&base, &new, reading)
-            .map_err(|error| ApiError::new(Kind::Invalid, chain(&error)))?
-            .pruned(max_nodes);
-        let context = RenderContext {
-            title: format!("{service} · difference"),
-            subtitle: None,
-        };
         let style = Style::default();
+        let widths = Widths::default();
         Ok(render::diff::render(
-            &answer,
-            written,
-            &context,
-            Widths::default(),
-            &style,
+            &answer, written, &context, widths, &style,
         )?)
     })
     .await?;

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
-use crate::query::{ProfileRequest, ServiceName, pattern};
+use crate::flatten::pattern;
+use crate::query::{LabelsRequest, ProfileRequest, ServiceName};
 use crate::time_range;
 
 /// Most nodes that a caller may ask for.
@@ -59,8 +60,13 @@ pub struct LabelParams {
     pub service: String,
     /// Values of this label; names when absent.
     pub name: Option<String>,
-    /// Which series.
+    /// As in [`SeriesParams`], like all that follow.
     pub select: Option<String>,
+    /// Start.
+    #[serde(alias = "from")]
+    pub since: Option<String>,
+    /// End.
+    pub until: Option<String>,
 }
 
 /// Which series.
@@ -71,10 +77,30 @@ pub struct SeriesParams {
     pub service: String,
     /// Which of them.
     pub select: Option<String>,
-    /// Only those with a window since then, as [`time_range`] reads it.
+    /// Start, as [`time_range`] reads it; without a range all that are known.
+    #[serde(alias = "from")]
     pub since: Option<String>,
-    /// … and before then.
+    /// End.
     pub until: Option<String>,
+}
+
+impl SeriesParams {
+    /// The series that are meant at `now`.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError`] if a parameter cannot be used.
+    pub fn request(&self, now: UnixNanos) -> Result<LabelsRequest, ApiError> {
+        let (since, until) = (given(self.since.as_deref()), given(self.until.as_deref()));
+        Ok(LabelsRequest {
+            service: self.service.parse()?,
+            selector: selector(self.select.as_deref())?,
+            window: match (since, until) {
+                (None, None) => None,
+                _ => Some(time_range::window(since, until, now)?),
+            },
+        })
+    }
 }
 
 /// Which profiles are compared, and how the comparison is written.
@@ -90,6 +116,12 @@ pub struct DiffParams {
     /// How long before the new range the base lies, such as 24h; its length
     /// when absent, nothing when `base` or `new` is given.
     pub before: Option<String>,
+    /// Start of the base, when it is no range of the same length.
+    pub base_since: Option<String>,
+    /// End of the base.
+    pub base_until: Option<String>,
+    /// Service of the base; the same when absent.
+    pub base_service: Option<String>,
     /// Series of the base.
     pub base: Option<String>,
     /// Series of the new side.
@@ -97,8 +129,16 @@ pub struct DiffParams {
     /// Profile type; CPU when absent.
     #[serde(rename = "type")]
     pub profile_type: Option<String>,
+    /// Only samples with a function that matches.
+    pub focus: Option<String>,
+    /// No samples with a function that matches.
+    pub ignore: Option<String>,
+    /// Frames of functions that match vanish; their value goes to their callers.
+    pub hide: Option<String>,
     /// Whether the base is taken as it is and not scaled to the same time.
     pub absolute: Option<bool>,
+    /// Whether the base is scaled to the same total, so that shares compare.
+    pub share: Option<bool>,
     /// How it is written; JSON when absent.
     pub format: Option<String>,
     /// Most nodes.
@@ -158,6 +198,12 @@ pub struct ProfileParams {
     pub focus: Option<String>,
     /// No samples with a function that matches.
     pub ignore: Option<String>,
+    /// Frames of functions that match vanish; their value goes to their callers.
+    pub hide: Option<String>,
+    /// Label of whose values each has a profile of its own.
+    pub group_by: Option<String>,
+    /// The largest of these; the others are one.
+    pub max_groups: Option<usize>,
     /// How it is written; JSON when absent.
     pub format: Option<String>,
     /// Most nodes.
@@ -210,6 +256,7 @@ impl ProfileParams {
             selector: selector(self.select.as_deref())?,
             focus: function_regex("focus", self.focus.as_deref())?,
             ignore: function_regex("ignore", self.ignore.as_deref())?,
+            hide: function_regex("hide", self.hide.as_deref())?,
             max_nodes,
         })
     }

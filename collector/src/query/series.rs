@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use proto::labels::{LabelSet, Selector};
+use proto::labels::LabelSet;
 use proto::window::Window;
 
-use super::{Inner, MAX_SERIES, Query, QueryError, ServiceName};
+use super::{Inner, LabelsRequest, MAX_SERIES, QueryError};
 use crate::store::{PtypeId, SeriesId, ServiceId, StoreError};
 
 /// A series.
@@ -18,47 +18,32 @@ pub struct FoundSeries {
     pub labels: Arc<LabelSet>,
 }
 
-impl Query {
-    /// Series of a service that `selector` picks and that have a window in
-    /// `window`, or ever; by service and number, at most [`MAX_SERIES`].
-    ///
-    /// # Errors
-    ///
-    /// [`QueryError`] if the service is not known or the store fails.
-    pub async fn series(
+impl Inner {
+    /// The series that are meant, by service and number, at most [`MAX_SERIES`].
+    pub(super) fn series(
         &self,
         tenant: &str,
-        service: &ServiceName,
-        selector: &Selector,
-        window: Option<Window>,
+        request: &LabelsRequest,
     ) -> Result<Vec<FoundSeries>, QueryError> {
-        let (tenant, service, selector) = (tenant.to_owned(), service.clone(), selector.clone());
-        self.blocking(move |inner| {
-            let mut found = Vec::new();
-            for (id, _) in inner.find(&tenant, &service)? {
-                let present = match window {
-                    Some(window) => Some(inner.present(id, window)?),
-                    None => None,
-                };
-                inner.directory.with_series(id, |table| {
-                    let meant = table.iter().filter(|(id, labels)| {
-                        present.as_ref().is_none_or(|present| present.contains(id))
-                            && selector.accepts(labels)
-                    });
-                    found.extend(meant.map(|(id, labels)| FoundSeries {
-                        id,
-                        labels: Arc::clone(labels),
-                    }));
-                })?;
-            }
-            found.truncate(MAX_SERIES);
-            Ok(found)
-        })
-        .await
+        let mut found = Vec::new();
+        for (service, _) in self.find(tenant, &request.service)? {
+            let present = match request.window {
+                Some(window) => Some(self.present(service, window)?),
+                None => None,
+            };
+            let is_present = |id: &SeriesId| present.as_ref().is_none_or(|ids| ids.contains(id));
+            self.directory.with_series(service, |table| {
+                let meant = table.select(&request.selector).into_iter();
+                found.extend(meant.filter(is_present).filter_map(|id| {
+                    let labels = Arc::clone(table.labels(id)?);
+                    Some(FoundSeries { id, labels })
+                }));
+            })?;
+        }
+        found.truncate(MAX_SERIES);
+        Ok(found)
     }
-}
 
-impl Inner {
     /// Series with a window in a range, as exactly as it is kept.
     fn present(
         &self,

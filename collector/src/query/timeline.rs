@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use proto::labels::{Matcher, Selector};
+use proto::labels::Selector;
 use proto::value_type::{ProfileType, Temporality};
 
+use super::basis::Asked;
 use super::{Inner, QueryError, ServiceName};
 use crate::rollup::read::Selection;
 use crate::rollup::total::Total;
 use crate::store::segment::RangeSum;
-use crate::store::{PtypeId, SeriesId, ServiceId};
+use crate::store::{PtypeId, ServiceId};
 use crate::timeline::{StepValue, Steps};
 
 /// Most points of a timeline.
@@ -75,7 +76,12 @@ pub(super) fn answer(
         }
     }
     if types.is_empty() {
-        return Err(inner.unknown_type(&request.service, &request.profile_type));
+        return Err(inner.unknown_type(Asked {
+            name: &request.service,
+            services: &services,
+            window,
+            profile_type: &request.profile_type,
+        }));
     }
     let (ptype, stored) = types.swap_remove(chosen);
     let mut answer = TimelineAnswer {
@@ -84,7 +90,7 @@ pub(super) fn answer(
         groups: BTreeMap::new(),
     };
     for (service, _) in services {
-        let _memory = inner.share(&inner.trees.get(service)?)?;
+        let _memory = inner.admission.share(&inner.trees.get(service)?, 1)?;
         for (value, selection) in groups(inner, service, ptype, request)? {
             let points = (answer.groups.len() + 1).saturating_mul(request.steps.count());
             if points > MAX_POINTS {
@@ -118,30 +124,8 @@ fn groups(
             inner.select(service, &request.selector)?,
         )]);
     };
-    let active = inner
-        .store
-        .active_series(ptype, service, request.steps.window())?;
-    let mut by_value: BTreeMap<String, Vec<SeriesId>> = BTreeMap::new();
-    inner.directory.with_series(service, |table| {
-        for id in active {
-            if let Some(labels) = table.labels(id)
-                && request.selector.accepts(labels)
-            {
-                let value = labels.get(label).unwrap_or("").to_owned();
-                by_value.entry(value).or_default().push(id);
-            }
-        }
-    })?;
-    let mut groups = Vec::new();
-    for (value, series) in by_value {
-        // The sums of a whole group may be kept.
-        let selection = match request.selector.is_empty() && !value.is_empty() {
-            true => inner.select(service, &Selector::new(vec![Matcher::equal(label, &value)]))?,
-            false => Selection::Some(series),
-        };
-        groups.push((value, selection));
-    }
-    Ok(groups)
+    let of = (service, ptype, request.steps.window());
+    inner.grouped(of, &request.selector, label)
 }
 
 fn steps(

@@ -8,6 +8,8 @@
 //! gauges are averages. Times are given as RFC 3339 and as nanoseconds since
 //! 1970. Fields may be added under the same `schema`; none changes its meaning.
 
+use std::sync::Arc;
+
 use proto::stack::{Frame, FrameKind};
 use proto::value_type::Temporality;
 use serde::Serialize;
@@ -21,7 +23,7 @@ use crate::top;
 const SCHEMA: u32 = 1;
 
 #[derive(Serialize)]
-struct Document<'a> {
+pub(super) struct Document<'a> {
     schema: u32,
     profile_type: String,
     unit: &'a str,
@@ -35,7 +37,7 @@ struct Document<'a> {
     coverage: CoverageObject<'a>,
     frames: Vec<FrameObject<'a>>,
     nodes: Nodes,
-    functions: Functions<'a>,
+    functions: Functions,
 }
 
 #[derive(Serialize)]
@@ -72,9 +74,9 @@ struct Nodes {
 }
 
 #[derive(Serialize)]
-struct Functions<'a> {
-    function: Vec<&'a str>,
-    file: Vec<&'a str>,
+struct Functions {
+    function: Vec<Arc<str>>,
+    file: Vec<Arc<str>>,
     line: Vec<u32>,
     flat: Vec<i128>,
     cum: Vec<i128>,
@@ -137,16 +139,12 @@ pub(super) fn line(document: &impl Serialize) -> Result<Vec<u8>, RenderError> {
     Ok(bytes)
 }
 
-/// Writes `answer` as one line of JSON.
-///
-/// # Errors
-///
-/// [`RenderError::Json`] if the writer fails, which no answer is known to cause.
-pub fn render(answer: &ProfileAnswer) -> Result<Vec<u8>, RenderError> {
+/// `answer` in the shape of this interface.
+pub(super) fn document(answer: &ProfileAnswer) -> Document<'_> {
     let tree = &answer.tree;
     let coverage = &answer.coverage;
     let rows = top::top(tree);
-    let document = Document {
+    Document {
         schema: SCHEMA,
         profile_type: answer.profile_type.to_string(),
         unit: answer.profile_type.sample().unit(),
@@ -166,12 +164,20 @@ pub fn render(answer: &ProfileAnswer) -> Result<Vec<u8>, RenderError> {
             total: tree.totals(),
         },
         functions: Functions {
-            function: rows.iter().map(|row| &*row.function).collect(),
-            file: rows.iter().map(|row| &*row.file).collect(),
+            function: rows.iter().map(|row| Arc::clone(&row.function)).collect(),
+            file: rows.iter().map(|row| Arc::clone(&row.file)).collect(),
             line: rows.iter().map(|row| row.line).collect(),
             flat: rows.iter().map(|row| row.flat).collect(),
             cum: rows.iter().map(|row| row.cum).collect(),
         },
-    };
-    line(&document)
+    }
+}
+
+/// Writes `answer` as one line of JSON.
+///
+/// # Errors
+///
+/// [`RenderError::Json`] if the writer fails, which no answer is known to cause.
+pub fn render(answer: &ProfileAnswer) -> Result<Vec<u8>, RenderError> {
+    line(&document(answer))
 }

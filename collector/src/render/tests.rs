@@ -845,6 +845,7 @@ fn deep_and_wide_trees_stay_within_a_few_hundred_lines() {
 }
 
 mod diff;
+mod groups;
 mod outside;
 mod sandwich;
 mod timeline;

@@ -17,7 +17,7 @@ use anstyle::Style as Ansi;
 use proto::window::UnixNanos;
 use serde::Serialize;
 
-use super::tree::PIPE_COLUMNS;
+use super::lines::PIPE_COLUMNS;
 use super::{RenderContext, RenderError, Style, json, text};
 use crate::timeline::{Measure, Series, Timeline};
 

@@ -9,6 +9,9 @@
 use anstyle::{Ansi256Color, Style as Ansi};
 use proto::stack::Frame;
 
+use super::lines::{
+    LONE_REST, Line, MAX_DEPTH, MAX_LINES, PIPE_COLUMNS, Subject, rest_words, walk,
+};
 use super::top::{function_and_place, head};
 use super::{RenderContext, Style, text};
 use crate::answer::ProfileAnswer;
@@ -18,15 +21,6 @@ use crate::tree::CallTree;
 
 /// Least total of a node with a line of its own, in thousandths of the whole.
 pub(super) const MIN_TOTAL_PER_MILLE: i128 = 5;
-/// Lines at which the least total begins to rise.
-pub(super) const MAX_LINES: usize = 250;
-/// Callees without lines of their own get one together when there are others
-/// beside them, or when they hold at least one part in this many of the whole.
-pub(super) const LONE_REST: i128 = 20;
-/// Deepest node with a line of its own.
-pub(super) const MAX_DEPTH: usize = 128;
-/// Width of a pipe's lines, for the bar only.
-pub(super) const PIPE_COLUMNS: usize = 100;
 /// `100.0%`, a value and the gaps between them and the bar.
 const NUMBERS_COLUMNS: usize = 6 + 1 + 8 + 2;
 
@@ -38,14 +32,6 @@ struct Span {
     start: i128,
     total: i128,
     self_value: i128,
-}
-
-/// What a line shows.
-#[derive(Clone, Copy)]
-enum Subject {
-    Node(usize),
-    /// This many callees that are too light or too deep for lines of their own.
-    Rest(usize),
 }
 
 /// What a drawing calls its parts.
@@ -65,18 +51,6 @@ const FLAME_GRAPH: Words = Words {
     own: "the function itself",
     below: "what it calls",
 };
-
-/// One line to come.
-struct Entry {
-    subject: Subject,
-    depth: usize,
-    span: Span,
-    /// Drawn before the name on this line, and on those below it.
-    lead: String,
-    lead_below: String,
-    /// The number above it in a chain, which is not repeated.
-    above: Option<i128>,
-}
 
 /// Draws one answer.
 struct Drawing<'a> {
@@ -102,16 +76,6 @@ pub(super) fn cells(value: i128, whole: i128, columns: usize) -> usize {
     }
     let rounded = (value.min(whole) * limit + whole / 2) / whole;
     usize::try_from(rounded.clamp(0, limit)).unwrap_or(columns)
-}
-
-/// What is drawn before a name, and before those below it, where calls fork;
-/// nothing in a chain of single calls.
-pub(super) const fn fork(chain: bool, last: bool) -> (&'static str, &'static str) {
-    match (chain, last) {
-        (true, _) => ("", ""),
-        (false, false) => ("├─ ", "│  "),
-        (false, true) => ("└─ ", "   "),
-    }
 }
 
 impl<'a> Drawing<'a> {
@@ -208,21 +172,22 @@ impl<'a> Drawing<'a> {
         bar
     }
 
-    fn numbers(&self, entry: &Entry) -> String {
-        if entry.above == Some(entry.span.total) {
+    fn numbers(&self, line: &Line<Span>) -> String {
+        let total = line.value.total;
+        if line.above.is_some_and(|above| above.total == total) {
             return " ".repeat(NUMBERS_COLUMNS);
         }
-        let percent = text::percent(entry.span.total, self.whole, 1);
-        let value = text::show(&self.answer.profile_type, entry.span.total);
+        let percent = text::percent(total, self.whole, 1);
+        let value = text::show(&self.answer.profile_type, total);
         let percent = self.style.paint(
-            super::top::heat(entry.span.total, self.whole),
+            super::top::heat(total, self.whole),
             &format!("{percent:>6}"),
         );
         let value = self.style.paint(DIM, &format!("{value:>8}"));
         format!("{percent} {value}  ")
     }
 
-    fn line(&self, entry: &Entry) -> String {
+    fn line(&self, entry: &Line<Span>) -> String {
         let left = NUMBERS_COLUMNS + self.bar_columns + 2;
         let room = self
             .style
@@ -236,15 +201,12 @@ impl<'a> Drawing<'a> {
         let room = room.map(|room| room.saturating_sub(text::width(&guide)));
         let label = match entry.subject {
             Subject::Rest(count) => {
-                let words = match count {
-                    1 => "… 1 more call".to_owned(),
-                    count => format!("… {count} more calls"),
-                };
-                let words = text::cut(&words, room.unwrap_or(usize::MAX)).into_owned();
+                let words = rest_words(count);
+                let words = text::cut(&words, room.unwrap_or(usize::MAX));
                 self.style.paint(DIM, &words)
             }
             Subject::Node(node) => {
-                let own = text::ratio(entry.span.self_value, self.whole);
+                let own = text::ratio(entry.value.self_value, self.whole);
                 let ansi = if own >= 0.05 {
                     Ansi::new().bold()
                 } else {
@@ -254,7 +216,7 @@ impl<'a> Drawing<'a> {
             }
         };
         let numbers = self.numbers(entry);
-        let bar = self.bar(entry.subject, entry.span);
+        let bar = self.bar(entry.subject, entry.value);
         let guide = self.style.paint(DIM, &guide);
         let line = format!("{numbers}{bar}  {guide}{label}");
         format!("{}\n", line.trim_end())
@@ -274,9 +236,9 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// The lines directly below `entry`, first line first.
-    fn below(&self, entry: &Entry, node: usize) -> Vec<Entry> {
-        let mut start = entry.span.start;
+    /// What is directly below `node`, first line first.
+    fn below(&self, entry: &Line<Span>, node: usize) -> Vec<(Subject, Span)> {
+        let mut start = entry.value.start;
         let mut lines: Vec<(Subject, Span)> = Vec::new();
         let mut rest = (0_usize, 0_i128, None::<i128>);
         for &child in self.children.get(node).into_iter().flatten() {
@@ -304,7 +266,7 @@ impl<'a> Drawing<'a> {
         }
         if let (count, total, Some(start)) = rest
             && total >= self.least
-            && (!lines.is_empty() || total.saturating_mul(LONE_REST) >= self.whole)
+            && (!lines.is_empty() || total.saturating_mul(LONE_REST.into()) >= self.whole)
         {
             lines.push((
                 Subject::Rest(count),
@@ -315,46 +277,17 @@ impl<'a> Drawing<'a> {
                 },
             ));
         }
-        let chain = lines.len() == 1;
-        let last = lines.len().saturating_sub(1);
         lines
-            .into_iter()
-            .enumerate()
-            .map(|(at, (subject, span))| {
-                let (fork, below) = fork(chain, at == last);
-                Entry {
-                    subject,
-                    depth: entry.depth + 1,
-                    span,
-                    lead: format!("{}{fork}", entry.lead_below),
-                    lead_below: format!("{}{below}", entry.lead_below),
-                    above: chain.then_some(entry.span.total),
-                }
-            })
-            .collect()
     }
 
     fn draw(&self, out: &mut String) {
-        let mut entries = vec![Entry {
-            subject: Subject::Node(0),
-            depth: 0,
-            span: Span {
-                start: 0,
-                total: self.whole,
-                self_value: 0,
-            },
-            lead: String::new(),
-            lead_below: String::new(),
-            above: None,
-        }];
-        while let Some(entry) = entries.pop() {
-            out.push_str(&self.line(&entry));
-            if let Subject::Node(node) = entry.subject {
-                let mut below = self.below(&entry, node);
-                below.reverse();
-                entries.append(&mut below);
-            }
-        }
+        let root = Span {
+            start: 0,
+            total: self.whole,
+            self_value: 0,
+        };
+        let below = |line: &Line<Span>, node| self.below(line, node);
+        walk(root, below, |line| out.push_str(&self.line(line)));
     }
 }
 

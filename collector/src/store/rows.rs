@@ -14,17 +14,17 @@
 //! | 7 | service u32, first id u32 | frames |
 //! | 8 | service u32, epoch u16, first id u32 | nodes: (node - parent, frame) |
 //! | 9 | service u32, epoch u16, first id u32 | stacks: leaf nodes |
-//! | 16 | service u32, epoch u16 | since when it takes new stacks (s), rules of names |
-//! | 17 | service u32, epoch u16, first id u32 | strings of an epoch after the first |
-//! | 18 | service u32, epoch u16, first id u32 | frames of an epoch after the first |
 //! | 10 | tier u8 | second before which everything was summed up, u64 |
 //! | 11 | minute since 1970 u32, service u32, type u16, series u32 | |
 //! | 12 | service u32, group u32 | label name, label value |
 //! | 13 | tier u8 | second before which rows were dropped, u64 |
 //! | 14 | service u32 | tenant, namespace, service; it is being deleted |
 //! | 15 | | least id of a service that was never given out, u32 |
+//! | 17 | service u32, epoch u16 | since when it takes new stacks (s), rules of names |
+//! | 18 | service u32, epoch u16, first id u32 | strings of an epoch after the first |
+//! | 19 | service u32, epoch u16, first id u32 | frames of an epoch after the first |
 //!
-//! Rows 6 to 9 are append-only runs: a run holds ids from its first one on, and
+//! Rows 6 to 9, 18 and 19 are append-only runs: a run holds ids from its first one on, and
 //! the next run begins where it ends. Numbers in keys are big endian.
 
 use proto::labels::LabelSet;
@@ -57,9 +57,9 @@ pub(super) const GROUP_ROW: u8 = 12;
 pub(super) const DROPPED_ROW: u8 = 13;
 pub(super) const DOOMED_ROW: u8 = 14;
 pub(super) const NEXT_SERVICE_ROW: u8 = 15;
-pub(super) const EPOCH_ROW: u8 = 16;
-pub(super) const LATER_STRING_ROW: u8 = 17;
-pub(super) const LATER_FRAME_ROW: u8 = 18;
+pub(super) const EPOCH_ROW: u8 = 17;
+pub(super) const LATER_STRING_ROW: u8 = 18;
+pub(super) const LATER_FRAME_ROW: u8 = 19;
 /// Rows whose key goes on with their service and that hold nothing else.
 pub(super) const ROWS_OF_SERVICES: [u8; 10] = [
     SERVICE_ROW,

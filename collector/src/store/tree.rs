@@ -32,7 +32,7 @@ struct Lengths {
 }
 
 /// The tree of one service.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ServiceTree {
     service: ServiceId,
     epoch: Epoch,

@@ -46,6 +46,7 @@ pub(super) struct PageParams {
     select: Option<String>,
     focus: Option<String>,
     ignore: Option<String>,
+    hide: Option<String>,
 }
 
 fn text(field: &Option<String>) -> &str {
@@ -70,6 +71,7 @@ impl PageParams {
             select: self.select.clone(),
             focus: self.focus.clone(),
             ignore: self.ignore.clone(),
+            hide: self.hide.clone(),
             ..ProfileParams::default()
         }
     }
@@ -84,6 +86,7 @@ impl PageParams {
             .with("select", text(&self.select))
             .with("focus", text(&self.focus))
             .with("ignore", text(&self.ignore))
+            .with("hide", text(&self.hide))
     }
 
     /// The same question on the command line.
@@ -97,6 +100,7 @@ impl PageParams {
             ("--select", text(&self.select)),
             ("--focus", text(&self.focus)),
             ("--ignore", text(&self.ignore)),
+            ("--hide", text(&self.hide)),
         ] {
             if !value.is_empty() {
                 command = format!("{command} {flag} {}", shell_quoted(value));
@@ -341,6 +345,7 @@ fn tools(body: &mut Html, path: &'static str, params: &PageParams, shown: &Shown
         ),
         ("focus", "Focus", "function regex", text(&params.focus)),
         ("ignore", "Ignore", "function regex", text(&params.ignore)),
+        ("hide", "Hide", "function regex", text(&params.hide)),
     ] {
         body.push(format_args!(
             "<label>{label}<input name=\"{name}\" value=\"{}\" placeholder=\"{}\" spellcheck=\"false\" autocapitalize=\"off\"></label>",
@@ -399,6 +404,10 @@ fn table(body: &mut Html, params: &PageParams, shown: &Shown) {
             focus: Some(format!("^{exact}$")),
             ..params.clone()
         };
+        let peek = params
+            .link("/api/v1/sandwich", "service")
+            .with("function", &row.function)
+            .with("format", "text");
         let place = match (row.file.is_empty(), row.line) {
             (true, _) => String::new(),
             (false, 0) => row.file.to_string(),
@@ -408,7 +417,8 @@ fn table(body: &mut Html, params: &PageParams, shown: &Shown) {
         body.push(format_args!(
             "<tr><td class=\"n\">{}</td><td class=\"n share\"><meter min=\"0\" max=\"100\" value=\"{share:.1}\"></meter>{share:.1}</td>\
              <td class=\"n\">{}</td><td class=\"n\">{:.1}</td>\
-             <td class=\"fn\"><a href=\"{}\">{}</a><span class=\"dim\" title=\"{}\">{}</span></td></tr>",
+             <td class=\"fn\"><a href=\"{}\">{}</a><span class=\"dim\" title=\"{}\">{}</span>\
+             <a class=\"peek\" href=\"{}\">callers</a></td></tr>",
             esc(&amount(profile_type, row.flat)),
             esc(&amount(profile_type, row.cum)),
             percent(row.cum, total),
@@ -416,6 +426,7 @@ fn table(body: &mut Html, params: &PageParams, shown: &Shown) {
             esc(&row.function),
             esc(&place),
             esc(short_place(&place)),
+            esc(peek.text()),
         ));
     }
     body.push(format_args!("</tbody></table>"));

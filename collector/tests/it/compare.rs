@@ -19,7 +19,8 @@ fn ago(seconds: u64) -> UnixNanos {
         .saturating_sub(Duration::from_secs(seconds))
 }
 
-fn of_version(profile: &Profile, version: &str) -> Profile {
+/// `profile` with label `version` added.
+pub(crate) fn of_version(profile: &Profile, version: &str) -> Profile {
     let labels = profile.labels().iter().chain([("version", version)]);
     Profile::new(
         LabelSet::new(labels).unwrap(),
@@ -90,6 +91,83 @@ async fn versions_are_compared() {
     .await;
     assert_eq!(shown.code, 0, "{}", shown.both());
     assert!(shown.both().contains("main.spin"), "{}", shown.both());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_comparison_says_what_it_lacks_and_how_it_compares() {
+    let server = Server::start().await;
+    push_versions(&server).await;
+    let url = server.url();
+    let versions = ["--base", "{version=\"a\"}", "--new", "{version=\"b\"}"];
+    let unknown = ["--base", "{version=\"a\"}", "--new", "{version=\"z\"}"];
+    for (arguments, code, parts) in [
+        (
+            [&versions[..], &["--share"]].concat(),
+            0,
+            ["same total", "main.spin"],
+        ),
+        (
+            [&versions[..], &["--absolute", "--format", "top"]].concat(),
+            0,
+            ["none: values as measured", "+500ms"],
+        ),
+        (
+            [&versions[..], &["--max-nodes", "3"]].concat(),
+            0,
+            ["folded into \"other\", on both sides", "other"],
+        ),
+        (
+            unknown.to_vec(),
+            0,
+            ["no windows of series {version=\"z\"}", "collector labels"],
+        ),
+        (
+            vec!["--base-since", "2d", "--base-until", "1d"],
+            0,
+            ["base: no windows in this range", "main.work"],
+        ),
+        (
+            vec!["--base-service", "nobody"],
+            1,
+            ["\"nobody\"", "known are: api"],
+        ),
+        (
+            vec!["--before", "1h", "--type", "wall"],
+            1,
+            ["\"wall\"", "cpu"],
+        ),
+    ] {
+        let diff = ["diff", "--server", &url, "--service", "api"];
+        let ended = run(&[&diff[..], &arguments].concat()).await;
+        assert_eq!(ended.code, code, "{arguments:?}: {}", ended.both());
+        for part in parts {
+            assert!(ended.both().contains(part), "{part}: {}", ended.both());
+        }
+    }
+    for (query, status, part) in [
+        ("share=true", 200, "\"reading\":\"share\""),
+        ("absolute=true", 200, "\"reading\":\"absolute\""),
+        (
+            "base_since=2d&base_until=1d",
+            200,
+            "\"reading\":\"per_time\"",
+        ),
+        (
+            "base_service=api&base=%7Bversion%3D%22a%22%7D",
+            200,
+            "main.spin",
+        ),
+        ("share=true&absolute=true", 400, "not both"),
+        ("before=1h&base_since=2d", 400, "base_since"),
+        ("before=100000d", 400, "1970"),
+        ("base_service=nobody", 404, "nobody"),
+    ] {
+        let path = format!("/api/v1/diff?service=api&since=1h&{query}");
+        let reply = server.get(&path, &[]).await;
+        assert_eq!(reply.status, status, "{query}: {}", reply.text());
+        assert!(reply.text().contains(part), "{query}: {}", reply.text());
+    }
     server.stop().await;
 }
 

@@ -5,11 +5,13 @@
     reason = "helpers of tests fail their test; allow-unwrap-in-tests does not reach them"
 )]
 
+mod ask;
 mod auth;
 mod backup;
 mod cli;
 mod compare;
 mod delete;
+mod epochs;
 mod export;
 mod hostile;
 mod http;

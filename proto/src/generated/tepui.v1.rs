@@ -1182,6 +1182,9 @@ pub struct ProfileRequest {
     /// Nodes below the largest this many are folded into `other`; 0 = default.
     #[prost(uint32, tag = "8")]
     pub max_nodes: u32,
+    /// RE2; frames with a matching function vanish, their value goes to the caller.
+    #[prost(string, tag = "9")]
+    pub hide: ::prost::alloc::string::String,
 }
 /// Nodes in an order in which a parent precedes its children; node 0 is the root.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1372,6 +1375,11 @@ pub struct LabelsRequest {
     pub name: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub selector: ::prost::alloc::string::String,
+    /// Only of series with a window on a day of this time; both 0: of all.
+    #[prost(int64, tag = "4")]
+    pub start_unix_nanos: i64,
+    #[prost(int64, tag = "5")]
+    pub end_unix_nanos: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LabelsResponse {
@@ -1428,6 +1436,205 @@ pub struct StatusResponse {
     /// The JSON of the HTTP API.
     #[prost(string, tag = "1")]
     pub status_json: ::prost::alloc::string::String,
+}
+/// A call tree, as in ProfileResponse.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CallTree {
+    #[prost(string, repeated, tag = "1")]
+    pub strings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "2")]
+    pub frames: ::prost::alloc::vec::Vec<Frame>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub parents: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub node_frames: ::prost::alloc::vec::Vec<u32>,
+    #[prost(sint64, repeated, tag = "5")]
+    pub self_values: ::prost::alloc::vec::Vec<i64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SandwichRequest {
+    /// Of which samples; max_nodes is meant of each of the two trees.
+    #[prost(message, optional, tag = "1")]
+    pub profile: ::core::option::Option<ProfileRequest>,
+    /// Name of a function or, when none has it, a regular expression (RE2).
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+}
+/// Both trees begin with the functions that are meant.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SandwichResponse {
+    /// What it rests on; its tree is a root with the value of all samples.
+    #[prost(message, optional, tag = "1")]
+    pub whole: ::core::option::Option<ProfileResponse>,
+    /// What was looked for, and whether it is the name or a pattern.
+    #[prost(string, tag = "2")]
+    pub subject: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub is_pattern: bool,
+    /// Names of the functions that are meant.
+    #[prost(string, repeated, tag = "4")]
+    pub functions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Value of the samples with such a function as leaf, and anywhere.
+    #[prost(sint64, tag = "5")]
+    pub flat: i64,
+    #[prost(sint64, tag = "6")]
+    pub cum: i64,
+    /// Places whose callers are in `other`.
+    #[prost(uint64, tag = "7")]
+    pub cut_callers: u64,
+    #[prost(message, optional, tag = "8")]
+    pub callers: ::core::option::Option<CallTree>,
+    #[prost(message, optional, tag = "9")]
+    pub callees: ::core::option::Option<CallTree>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupsRequest {
+    /// Of which samples; max_nodes is meant of each group.
+    #[prost(message, optional, tag = "1")]
+    pub profile: ::core::option::Option<ProfileRequest>,
+    /// Label whose values make groups.
+    #[prost(string, tag = "2")]
+    pub label: ::prost::alloc::string::String,
+    /// The largest groups, all others are one; 0 = default.
+    #[prost(uint32, tag = "3")]
+    pub max_groups: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupsResponse {
+    #[prost(string, tag = "1")]
+    pub label: ::prost::alloc::string::String,
+    /// Largest first, the rest last.
+    #[prost(message, repeated, tag = "2")]
+    pub groups: ::prost::alloc::vec::Vec<Group>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Group {
+    /// Empty for series without the label.
+    #[prost(string, tag = "1")]
+    pub value: ::prost::alloc::string::String,
+    /// Not 0: it stands for this many further values.
+    #[prost(uint64, tag = "2")]
+    pub rest_values: u64,
+    #[prost(message, optional, tag = "3")]
+    pub profile: ::core::option::Option<ProfileResponse>,
+    /// The function with the largest flat value, before nodes were folded.
+    #[prost(string, optional, tag = "4")]
+    pub top_function: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(sint64, tag = "5")]
+    pub top_flat: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProfileTypesRequest {
+    /// As in LabelsRequest.
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub selector: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub start_unix_nanos: i64,
+    #[prost(int64, tag = "4")]
+    pub end_unix_nanos: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProfileTypesResponse {
+    /// In five-part form, sorted.
+    #[prost(string, repeated, tag = "1")]
+    pub profile_types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffRequest {
+    /// The new side; max_nodes is meant of the comparison.
+    #[prost(message, optional, tag = "1")]
+    pub new: ::core::option::Option<ProfileRequest>,
+    /// The base is the same but for these. An empty service is that of the new side.
+    #[prost(string, tag = "2")]
+    pub base_service: ::prost::alloc::string::String,
+    #[prost(int64, tag = "3")]
+    pub base_start_unix_nanos: i64,
+    #[prost(int64, tag = "4")]
+    pub base_end_unix_nanos: i64,
+    #[prost(string, tag = "5")]
+    pub base_selector: ::prost::alloc::string::String,
+    #[prost(enumeration = "DiffReading", tag = "6")]
+    pub reading: i32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DiffResponse {
+    #[prost(string, tag = "1")]
+    pub profile_type: ::prost::alloc::string::String,
+    #[prost(enumeration = "Temporality", tag = "2")]
+    pub temporality: i32,
+    #[prost(enumeration = "DiffReading", tag = "3")]
+    pub reading: i32,
+    /// What values of the base were multiplied by: "3/2".
+    #[prost(string, tag = "4")]
+    pub scale: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "5")]
+    pub base: ::core::option::Option<DiffSide>,
+    #[prost(message, optional, tag = "6")]
+    pub new: ::core::option::Option<DiffSide>,
+    /// The nodes of both sides, with the new side's values.
+    #[prost(message, optional, tag = "7")]
+    pub tree: ::core::option::Option<CallTree>,
+    /// Per node: self value of the base, scaled.
+    #[prost(sint64, repeated, tag = "8")]
+    pub base_self_values: ::prost::alloc::vec::Vec<i64>,
+    #[prost(uint64, tag = "9")]
+    pub pruned_nodes: u64,
+    /// In words, for a person.
+    #[prost(string, repeated, tag = "10")]
+    pub notes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What one side of a comparison rests on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiffSide {
+    #[prost(int64, tag = "1")]
+    pub start_unix_nanos: i64,
+    #[prost(int64, tag = "2")]
+    pub end_unix_nanos: i64,
+    #[prost(int64, tag = "3")]
+    pub period: i64,
+    /// The whole as measured, before any scaling.
+    #[prost(sint64, tag = "4")]
+    pub total: i64,
+    #[prost(message, optional, tag = "5")]
+    pub coverage: ::core::option::Option<Coverage>,
+}
+/// What the two sides are compared by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DiffReading {
+    Unspecified = 0,
+    /// The base is scaled to the observed time of the new side.
+    PerTime = 1,
+    /// Values as measured.
+    Absolute = 2,
+    /// The base is scaled to the total of the new side.
+    Share = 3,
+}
+impl DiffReading {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DIFF_READING_UNSPECIFIED",
+            Self::PerTime => "DIFF_READING_PER_TIME",
+            Self::Absolute => "DIFF_READING_ABSOLUTE",
+            Self::Share => "DIFF_READING_SHARE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DIFF_READING_UNSPECIFIED" => Some(Self::Unspecified),
+            "DIFF_READING_PER_TIME" => Some(Self::PerTime),
+            "DIFF_READING_ABSOLUTE" => Some(Self::Absolute),
+            "DIFF_READING_SHARE" => Some(Self::Share),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod query_client {
@@ -1685,6 +1892,91 @@ pub mod query_client {
             req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// One function between its callers and its callees.
+        pub async fn sandwich(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SandwichRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SandwichResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tepui.v1.Query/Sandwich");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Sandwich"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One merged call tree per value of a label.
+        pub async fn groups(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GroupsRequest>,
+        ) -> std::result::Result<tonic::Response<super::GroupsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tepui.v1.Query/Groups");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Groups"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Profile types of a selection.
+        pub async fn profile_types(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ProfileTypesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProfileTypesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/tepui.v1.Query/ProfileTypes",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("tepui.v1.Query", "ProfileTypes"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Two selections of one profile type, compared.
+        pub async fn diff(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiffRequest>,
+        ) -> std::result::Result<tonic::Response<super::DiffResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/tepui.v1.Query/Diff");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("tepui.v1.Query", "Diff"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1753,6 +2045,32 @@ pub mod query_server {
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
+        /// One function between its callers and its callees.
+        async fn sandwich(
+            &self,
+            request: tonic::Request<super::SandwichRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SandwichResponse>,
+            tonic::Status,
+        >;
+        /// One merged call tree per value of a label.
+        async fn groups(
+            &self,
+            request: tonic::Request<super::GroupsRequest>,
+        ) -> std::result::Result<tonic::Response<super::GroupsResponse>, tonic::Status>;
+        /// Profile types of a selection.
+        async fn profile_types(
+            &self,
+            request: tonic::Request<super::ProfileTypesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ProfileTypesResponse>,
+            tonic::Status,
+        >;
+        /// Two selections of one profile type, compared.
+        async fn diff(
+            &self,
+            request: tonic::Request<super::DiffRequest>,
+        ) -> std::result::Result<tonic::Response<super::DiffResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct QueryServer<T> {
@@ -2162,6 +2480,180 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/Sandwich" => {
+                    #[allow(non_camel_case_types)]
+                    struct SandwichSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::SandwichRequest>
+                    for SandwichSvc<T> {
+                        type Response = super::SandwichResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SandwichRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::sandwich(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SandwichSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/Groups" => {
+                    #[allow(non_camel_case_types)]
+                    struct GroupsSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::GroupsRequest>
+                    for GroupsSvc<T> {
+                        type Response = super::GroupsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GroupsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::groups(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GroupsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/ProfileTypes" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProfileTypesSvc<T: Query>(pub Arc<T>);
+                    impl<
+                        T: Query,
+                    > tonic::server::UnaryService<super::ProfileTypesRequest>
+                    for ProfileTypesSvc<T> {
+                        type Response = super::ProfileTypesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ProfileTypesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::profile_types(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ProfileTypesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/tepui.v1.Query/Diff" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiffSvc<T: Query>(pub Arc<T>);
+                    impl<T: Query> tonic::server::UnaryService<super::DiffRequest>
+                    for DiffSvc<T> {
+                        type Response = super::DiffResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DiffRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Query>::diff(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiffSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -15,8 +15,10 @@ use super::{
     whole,
 };
 use crate::diff::{Change, DiffAnswer};
+use crate::render::lines::{
+    LONE_REST, Line, MAX_DEPTH, MAX_LINES, PIPE_COLUMNS, Subject, rest_words, walk,
+};
 use crate::render::top::function_and_place;
-use crate::render::tree::{LONE_REST, MAX_DEPTH, MAX_LINES, PIPE_COLUMNS, fork};
 use crate::render::{RenderContext, Style, text};
 use crate::top::name_of;
 
@@ -24,26 +26,6 @@ use crate::top::name_of;
 const DELTA: usize = 10;
 /// A change in parts of the base.
 const PERCENT: usize = 7;
-
-/// What a line shows.
-#[derive(Clone, Copy)]
-enum Subject {
-    Node(usize),
-    /// This many callees that changed too little, or lie too deep.
-    Rest(usize),
-}
-
-/// One line to come.
-struct Entry {
-    subject: Subject,
-    depth: usize,
-    change: Change,
-    /// Drawn before the name on this line, and on those below it.
-    lead: String,
-    lead_below: String,
-    /// The numbers above it in a chain, which are not repeated.
-    above: Option<Change>,
-}
 
 /// Draws one comparison.
 struct Drawing<'a> {
@@ -151,21 +133,21 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    fn numbers(&self, entry: &Entry) -> String {
+    fn numbers(&self, entry: &Line<Change>) -> String {
         let columns = DELTA + 1 + PERCENT + 2;
-        if entry.above == Some(entry.change) {
+        if entry.above == Some(entry.value) {
             return " ".repeat(columns);
         }
-        let delta = entry.change.delta();
+        let delta = entry.value.delta();
         let text = format!(
             "{:>DELTA$} {:>PERCENT$}",
             signed(self.answer, delta),
-            relative(entry.change)
+            relative(entry.value)
         );
         format!("{}  ", self.style.paint(tint(delta, self.whole), &text))
     }
 
-    fn line(&self, entry: &Entry) -> String {
+    fn line(&self, entry: &Line<Change>) -> String {
         let left = DELTA + 1 + PERCENT + 2 + self.half * 2 + 1 + 2;
         let columns = self.style.columns();
         let room = columns.map(|columns| columns.saturating_sub(left));
@@ -177,7 +159,7 @@ impl<'a> Drawing<'a> {
         let room = room.map(|room| room.saturating_sub(text::width(&guide)));
         let label = self.label(entry.subject, room);
         let numbers = self.numbers(entry);
-        let bar = self.bar(entry.change.delta());
+        let bar = self.bar(entry.value.delta());
         let guide = self.style.paint(DIM, &guide);
         let line = format!("{numbers}{bar}  {guide}{label}");
         format!("{}\n", line.trim_end())
@@ -186,12 +168,7 @@ impl<'a> Drawing<'a> {
     fn label(&self, subject: Subject, room: Option<usize>) -> String {
         let fit = |words: &str| text::cut(words, room.unwrap_or(usize::MAX)).into_owned();
         let node = match subject {
-            Subject::Rest(1) => return self.style.paint(DIM, &fit("… 1 more call")),
-            Subject::Rest(count) => {
-                return self
-                    .style
-                    .paint(DIM, &fit(&format!("… {count} more calls")));
-            }
+            Subject::Rest(count) => return self.style.paint(DIM, &fit(&rest_words(count))),
             Subject::Node(node) => node,
         };
         let own = self.selves.get(node).copied().unwrap_or_default();
@@ -207,7 +184,7 @@ impl<'a> Drawing<'a> {
     }
 
     /// What is directly below `node`: its lines, and the rest as one.
-    fn subjects(&self, entry: &Entry, node: usize) -> Vec<(Subject, Change)> {
+    fn below(&self, entry: &Line<Change>, node: usize) -> Vec<(Subject, Change)> {
         let mut lines = Vec::new();
         let (mut count, mut rest, mut rest_changed) = (0_usize, Change::default(), 0_u128);
         for &child in self.children.get(node).into_iter().flatten() {
@@ -223,53 +200,19 @@ impl<'a> Drawing<'a> {
                 rest_changed = rest_changed.saturating_add(changed);
             }
         }
-        let lone = u128::try_from(LONE_REST).unwrap_or(1);
         if count > 0
             && rest_changed >= self.least
-            && (!lines.is_empty() || rest_changed.saturating_mul(lone) >= self.whole)
+            && (!lines.is_empty() || rest_changed.saturating_mul(LONE_REST.into()) >= self.whole)
         {
             lines.push((Subject::Rest(count), rest));
         }
         lines
     }
 
-    /// The lines directly below `entry`, first line first.
-    fn below(&self, entry: &Entry, node: usize) -> Vec<Entry> {
-        let lines = self.subjects(entry, node);
-        let chain = lines.len() == 1;
-        let last = lines.len().saturating_sub(1);
-        let numbered = lines.into_iter().enumerate();
-        let entries = numbered.map(|(at, (subject, change))| {
-            let (fork, below) = fork(chain, at == last);
-            Entry {
-                subject,
-                depth: entry.depth + 1,
-                change,
-                lead: format!("{}{fork}", entry.lead_below),
-                lead_below: format!("{}{below}", entry.lead_below),
-                above: chain.then_some(entry.change),
-            }
-        });
-        entries.collect()
-    }
-
     fn draw(&self, out: &mut String) {
-        let mut entries = vec![Entry {
-            subject: Subject::Node(0),
-            depth: 0,
-            change: self.totals.first().copied().unwrap_or_default(),
-            lead: String::new(),
-            lead_below: String::new(),
-            above: None,
-        }];
-        while let Some(entry) = entries.pop() {
-            out.push_str(&self.line(&entry));
-            if let Subject::Node(node) = entry.subject {
-                let mut below = self.below(&entry, node);
-                below.reverse();
-                entries.append(&mut below);
-            }
-        }
+        let root = self.totals.first().copied().unwrap_or_default();
+        let below = |line: &Line<Change>, node| self.below(line, node);
+        walk(root, below, |line| out.push_str(&self.line(line)));
     }
 }
 
