@@ -343,6 +343,16 @@ impl Store for FatalStore {
         self.store.usage()
     }
 
+    fn drop_of(
+        &self,
+        kept: Kept,
+        service: ServiceId,
+        from: UnixNanos,
+        until: UnixNanos,
+    ) -> Result<(), StoreError> {
+        self.store.drop_of(kept, service, from, until)
+    }
+
     fn doom(&self, service: ServiceId, name: &ServiceKey) -> Result<(), StoreError> {
         self.store.doom(service, name)
     }

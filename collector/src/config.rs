@@ -5,6 +5,8 @@
 //! variables under the collector's prefix too; the agent's part of the
 //! environment is not looked at. `collector.example.toml` equals the defaults.
 
+mod store;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,20 +14,13 @@ use std::time::Duration;
 use config::{Environment, File, FileFormat};
 use serde::Deserialize;
 
-use crate::normalize::{Rule, Rules};
+pub use self::store::{RetentionOverride, StoreConfig};
 
 /// Prefix of the collector's environment variables.
 pub const ENV_PREFIX: &str = "TEPUI__COLLECTOR";
 /// Exit code of a process whose configuration cannot be used
 /// (`EX_USAGE` of sysexits.h).
 pub const EXIT_CODE: u8 = 64;
-/// Smallest memory ceiling: one busy service's tree must fit its share.
-const MIN_MEMORY_BYTES: u64 = 64 << 20;
-/// Smallest disk ceiling: a log, and some hours of windows.
-const MIN_DISK_BYTES: u64 = 1 << 30;
-/// Least and most nodes of a tree: a large program has some hundred thousand.
-const MIN_TREE_NODES: u64 = 10_000;
-const MAX_TREE_NODES: u64 = 1 << 24;
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// Everything that can be set.
@@ -70,38 +65,6 @@ pub struct TlsConfig {
     pub cert_file: PathBuf,
     /// File with the certificate's key, PEM.
     pub key_file: PathBuf,
-}
-
-/// What is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// How long windows, minutes of services and feature rows are kept.
-    #[serde(with = "humantime_serde")]
-    pub retention: Duration,
-    /// How long hours are kept; never shorter than `retention`.
-    #[serde(with = "humantime_serde")]
-    pub retention_hours: Duration,
-    /// How long days are kept; never shorter than `retention_hours`.
-    #[serde(with = "humantime_serde")]
-    pub retention_days: Duration,
-    /// Labels whose values make groups of series with sums of their own, so that
-    /// `{version="1.8"}` is answered like the whole service.
-    pub group_by: Vec<String>,
-    /// Ceiling of what grows with data in memory: blocks, write buffers, trees,
-    /// dictionaries of streams, waiting windows, queries.
-    pub max_memory_bytes: u64,
-    /// Ceiling of the folder's size; 0 for none. The oldest windows go first.
-    pub max_disk_bytes: u64,
-    /// Nodes of one service's call tree; what a stack has beyond them ends in
-    /// `[other]`. A full tree is followed by a new one, at most once a day.
-    pub max_tree_nodes: u64,
-    /// Rules by which names of functions are normalised as they come in, see
-    /// [`Rule::ALL`].
-    pub symbol_rules: Vec<String>,
-    /// Folder of backups; empty for one beside the folder of the store, see
-    /// [`Config::backup_folder`].
-    pub backup_folder: PathBuf,
 }
 
 /// When a finding becomes an alert.
@@ -156,35 +119,6 @@ impl Default for Config {
     }
 }
 
-impl StoreConfig {
-    /// What names are normalised by; `None` if a rule is not known.
-    pub fn rules(&self) -> Option<Rules> {
-        let rules = self.symbol_rules.iter();
-        rules
-            .map(|name| Rule::from_name(name))
-            .try_fold(Rules::NONE, |rules, rule| rule.map(|rule| rules.with(rule)))
-    }
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self {
-            retention: 14 * 24 * HOUR,
-            retention_hours: 90 * 24 * HOUR,
-            retention_days: 2 * 365 * 24 * HOUR,
-            group_by: ["version", "zone", "node"].map(str::to_owned).to_vec(),
-            max_memory_bytes: 512 << 20,
-            max_disk_bytes: 0,
-            max_tree_nodes: 1 << 20,
-            symbol_rules: Rules::DEFAULT
-                .iter()
-                .map(|rule| rule.name().to_owned())
-                .collect(),
-            backup_folder: PathBuf::new(),
-        }
-    }
-}
-
 impl Default for DetectConfig {
     fn default() -> Self {
         Self {
@@ -231,6 +165,9 @@ pub struct Overrides {
     /// `detect.for`.
     pub detect_for: Option<Duration>,
 }
+
+/// A key, its value, whether it can be used, and what it must be.
+type Rule = (&'static str, String, bool, &'static str);
 
 /// Why a configuration is not used.
 #[derive(Debug, thiserror::Error)]
@@ -378,7 +315,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let listen = self.listen_address()?;
         let detect = &self.detect;
-        let rules: [(&'static str, String, bool, &'static str); 17] = [
+        let rules: [Rule; 8] = [
             (
                 "data",
                 self.data.display().to_string(),
@@ -397,62 +334,6 @@ impl Config {
                 self.tls.cert_file.as_os_str().is_empty()
                     == self.tls.key_file.as_os_str().is_empty(),
                 "tls.cert_file and tls.key_file must be given together",
-            ),
-            (
-                "store.retention",
-                text(self.store.retention),
-                self.store.retention >= HOUR && self.store.retention <= 10 * 366 * 24 * HOUR,
-                "it must be between 1h and 10 years",
-            ),
-            (
-                "store.retention_hours",
-                text(self.store.retention_hours),
-                self.store.retention_hours >= self.store.retention
-                    && self.store.retention_hours <= 10 * 366 * 24 * HOUR,
-                "it must be between store.retention and 10 years",
-            ),
-            (
-                "store.retention_days",
-                text(self.store.retention_days),
-                self.store.retention_days >= self.store.retention_hours
-                    && self.store.retention_days <= 100 * 366 * 24 * HOUR,
-                "it must be between store.retention_hours and 100 years",
-            ),
-            (
-                "store.group_by",
-                self.store.group_by.join(","),
-                self.store.group_by.len() <= 8,
-                "it must name at most 8 labels",
-            ),
-            (
-                "store.max_memory_bytes",
-                self.store.max_memory_bytes.to_string(),
-                self.store.max_memory_bytes >= MIN_MEMORY_BYTES,
-                "it must be at least 67108864",
-            ),
-            (
-                "store.max_tree_nodes",
-                self.store.max_tree_nodes.to_string(),
-                (MIN_TREE_NODES..=MAX_TREE_NODES).contains(&self.store.max_tree_nodes),
-                "it must be between 10000 and 16777216",
-            ),
-            (
-                "store.symbol_rules",
-                self.store.symbol_rules.join(","),
-                self.store.rules().is_some(),
-                "it may hold: address, rust_hash, rust_number, compiler_suffix, abi_version, native_generics, cpp_lambda_number, go_generics, go_number, go_path, jvm_hidden, jvm_generated, jvm_lambda_number, node_tier, node_position, ruby_address",
-            ),
-            (
-                "store.max_disk_bytes",
-                self.store.max_disk_bytes.to_string(),
-                self.store.max_disk_bytes == 0 || self.store.max_disk_bytes >= MIN_DISK_BYTES,
-                "it must be 0, or at least 1073741824",
-            ),
-            (
-                "store.backup_folder",
-                self.store.backup_folder.display().to_string(),
-                !self.store.backup_folder.starts_with(&self.data),
-                "it must lie outside of the folder data",
             ),
             (
                 "detect.step",
@@ -487,7 +368,7 @@ impl Config {
                 "it must be empty, or begin with http:// or https:// and name a host",
             ),
         ];
-        for (key, value, holds, reason) in rules {
+        for (key, value, holds, reason) in rules.into_iter().chain(self.store.rules(&self.data)) {
             if !holds {
                 return Err(ConfigError::Value { key, value, reason });
             }
@@ -522,6 +403,8 @@ fn text(length: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ServiceKey;
+    use crate::store::tier::Tier;
 
     const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/collector.example.toml");
 
@@ -611,6 +494,31 @@ mod tests {
             ("[tls]\ncert_file = \"a.pem\"", None, "together"),
             ("[store]\nretention = \"1m\"", None, "store.retention"),
             (
+                "[[store.retention_overrides]]\nretention = \"1d\"",
+                None,
+                "store.retention_overrides = \"any/any\"",
+            ),
+            (
+                "[[store.retention_overrides]]\nservice = \"a\"",
+                None,
+                "must give a retention",
+            ),
+            (
+                "[[store.retention_overrides]]\nservice = \"a\"\nretention = \"1m\"",
+                None,
+                "between 1h",
+            ),
+            (
+                "[[store.retention_overrides]]\nservice = \"a\"\nretention = \"9d\"\nretention_days = \"8d\"",
+                None,
+                "coarser rows",
+            ),
+            (
+                "[[store.retention_overrides]]\nservice = \"a\"\nkeep = \"9d\"",
+                None,
+                "keep",
+            ),
+            (
                 "[store]\nmax_memory_bytes = 1",
                 None,
                 "store.max_memory_bytes",
@@ -667,6 +575,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_first_override_that_fits_says_how_long_a_service_is_kept() {
+        let toml = "[store]\nretention = \"2d\"
+            [[store.retention_overrides]]\nnamespace = \"prod\"\nservice = \"pay\"\nretention = \"30d\"
+            [[store.retention_overrides]]\nnamespace = \"\"\nretention = \"3h\"
+            [[store.retention_overrides]]\nservice = \"pay\"\nretention_hours = \"400d\"";
+        let config = load(toml, &[], Overrides::default()).unwrap();
+        let retention = config.store.retention();
+        let days = |days: u32| 24 * HOUR * days;
+        for (namespace, service, windows, hours) in [
+            ("prod", "pay", days(30), days(90)),
+            ("prod", "web", days(2), days(90)),
+            ("", "pay", 3 * HOUR, days(90)),
+            ("dev", "pay", days(2), days(400)),
+        ] {
+            let name = ServiceKey {
+                tenant: "anonymous".to_owned(),
+                namespace: namespace.to_owned(),
+                service: service.to_owned(),
+            };
+            let horizons = retention.of(&name);
+            assert_eq!(horizons.of(Tier::Minute), windows, "{namespace}/{service}");
+            assert_eq!(horizons.of(Tier::Hour), hours, "{namespace}/{service}");
+        }
+        let longest = retention.longest();
+        assert_eq!(longest.of(Tier::Window), days(30));
+        assert_eq!(longest.of(Tier::Hour), days(400));
+        assert_eq!(longest.of(Tier::Day), days(730));
     }
 
     #[test]

@@ -190,6 +190,13 @@ impl Directory {
             .collect()
     }
 
+    /// Every service with its name, of all tenants.
+    pub fn all_services(&self) -> Vec<(ServiceId, Arc<ServiceKey>)> {
+        let state = self.read();
+        let names = state.names.iter();
+        names.map(|(id, name)| (*id, Arc::clone(name))).collect()
+    }
+
     /// Every service, of all tenants.
     pub fn service_ids(&self) -> Vec<ServiceId> {
         self.read().names.keys().copied().collect()

@@ -191,7 +191,8 @@ impl Exporter {
             }
         }
         let mut files = 0;
-        for (id, name) in self.query.find(tenant, &request.service)? {
+        let services = self.query.find(tenant, &request.service)?;
+        for (id, name) in services.iter().cloned() {
             let series = self.directory.with_series(id, |table| {
                 let picked = table.iter().filter(|(_, l)| request.selector.accepts(l));
                 picked.map(|(id, _)| id).collect()
@@ -208,7 +209,11 @@ impl Exporter {
             })?;
         }
         // Looked at last: what was dropped meanwhile is told too.
-        let dropped = self.rolled.dropped(Tier::Window);
+        let gone = self.rolled.gone();
+        let gone = services
+            .iter()
+            .map(|(id, _)| gone.before(*id, Tier::Window));
+        let dropped = gone.max().unwrap_or(0);
         let (from, until) = seconds(request.window);
         Ok(Exported {
             files,

@@ -48,13 +48,14 @@ use crate::memory::{Budget, Shares};
 use crate::metrics::Metrics;
 use crate::normalize::Rules;
 use crate::query::Query;
-use crate::retention::{Folder, Horizons, keep_house};
+use crate::retention::{Folder, keep_house};
 use crate::rollup::Rollup;
 use crate::rollup::groups::Groups;
 use crate::rollup::read::RangeReader;
 use crate::rollup::rolled::Rolled;
 use crate::status::Status;
 use crate::store::rocks::RocksStore;
+use crate::store::tier::Tier;
 use crate::store::trees::Trees;
 use crate::store::{StateStore, Store, StoreError};
 use crate::watch::Watch;
@@ -230,7 +231,7 @@ pub async fn start_on(
     };
     let state: Arc<dyn StateStore> = Arc::<dyn Store>::clone(&store);
     let max_nodes = usize::try_from(config.store.max_tree_nodes).unwrap_or(usize::MAX);
-    let rules = config.store.rules().unwrap_or(Rules::DEFAULT);
+    let rules = config.store.normalization().unwrap_or(Rules::DEFAULT);
     let trees = Trees::new(Arc::clone(&store), shares.trees);
     let trees = Arc::new(trees.limited(max_nodes));
     let directory = Arc::new(Directory::open(Arc::clone(&store))?);
@@ -240,6 +241,7 @@ pub async fn start_on(
     let groups = Arc::new(groups);
     let reader = RangeReader::new(Arc::clone(&store), Arc::clone(&rolled), Arc::clone(&groups));
 
+    let retention = config.store.retention();
     let writer = Writer::new(
         Arc::clone(&store),
         Arc::clone(&trees),
@@ -249,7 +251,7 @@ pub async fn start_on(
         Arc::clone(&rolled),
         Arc::clone(&groups),
         Arc::clone(&clock),
-        config.store.retention_days,
+        retention.longest().of(Tier::Day),
     )?
     .normalising(rules);
     let (queue, waiting) = mpsc::channel(QUEUE_LENGTH);
@@ -330,7 +332,7 @@ pub async fn start_on(
     let watch = Watch::new(
         Arc::clone(&store),
         Arc::clone(&trees),
-        directory,
+        Arc::clone(&directory),
         dirty,
         Arc::clone(&alerts),
         Arc::clone(&metrics),
@@ -358,11 +360,8 @@ pub async fn start_on(
         Arc::clone(&metrics),
         Arc::clone(&clock),
         rolled,
-        Horizons {
-            windows: config.store.retention,
-            hours: config.store.retention_hours,
-            days: config.store.retention_days,
-        },
+        Arc::clone(&directory),
+        retention,
         Folder {
             path: config.data.clone(),
             max_bytes: config.store.max_disk_bytes,

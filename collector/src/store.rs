@@ -210,6 +210,8 @@ pub struct Catalog {
     pub rolled: Vec<(Tier, u64)>,
     /// Per tier: the second before which rows were dropped.
     pub dropped: Vec<(Tier, u64)>,
+    /// Rows of services that are kept shorter than those of others.
+    pub given_up: Vec<rows::GivenUp>,
     /// Windows that came after their minute had been summed up.
     pub late: Vec<rows::Late>,
     /// No id of a service from this one on was ever given out, as far as deleted
@@ -383,6 +385,20 @@ pub trait Store: StateStore {
     ///
     /// [`StoreError::Write`] when the engine fails.
     fn compact(&self) -> Result<(), StoreError>;
+
+    /// Removes what `kept` says of one service, of every stretch of time that ended
+    /// after `from` and not after `until`. It need not be synced.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the engine fails.
+    fn drop_of(
+        &self,
+        kept: Kept,
+        service: ServiceId,
+        from: UnixNanos,
+        until: UnixNanos,
+    ) -> Result<(), StoreError>;
 
     /// Marks a service as one that is being deleted, durably. From then on it is
     /// not in the catalog, reading of it fails with [`StoreError::Deleted`], what

@@ -5,7 +5,7 @@ use proto::labels::LabelSet;
 use rustc_hash::FxHashMap;
 
 use crate::rollup::groups::Groups;
-use crate::rollup::rolled::Rolled;
+use crate::rollup::rolled::{Gone, Rolled};
 use crate::rollup::total::Total;
 use crate::store::tier::Tier;
 use crate::store::{RowKey, SeriesId, Store, StoreError, WindowKey};
@@ -40,10 +40,10 @@ struct Row {
 /// The coarser rows that a write changes.
 #[derive(Debug)]
 pub(super) struct Coarse {
-    /// Windows before this second have no tier of their own any more.
-    windows_from: u64,
-    /// Tiers with rows for them: complete before, and kept from.
-    tiers: [(Tier, u64, u64); 3],
+    /// What has no rows of its own any more.
+    gone: Gone,
+    /// Tiers with rows for it, and before which second they are complete.
+    tiers: [(Tier, u64); 3],
     rows: FxHashMap<RowKey, Row>,
     /// Rows of the batches before the present one.
     before: usize,
@@ -55,8 +55,8 @@ impl Coarse {
     pub(super) fn new(rolled: &Rolled) -> Self {
         let tiers = [Tier::Minute, Tier::Hour, Tier::Day];
         Self {
-            windows_from: rolled.dropped(Tier::Window),
-            tiers: tiers.map(|tier| (tier, rolled.until(tier), rolled.dropped(tier))),
+            gone: rolled.gone(),
+            tiers: tiers.map(|tier| (tier, rolled.until(tier))),
             rows: FxHashMap::default(),
             before: 0,
             targets: FxHashMap::default(),
@@ -65,7 +65,7 @@ impl Coarse {
 
     /// Whether a window's own tier is gone.
     pub(super) fn takes(&self, key: &WindowKey) -> bool {
-        key.tier == Tier::Window && key.start_s < self.windows_from
+        key.tier == Tier::Window && key.start_s < self.gone.before(key.service, Tier::Window)
     }
 
     /// Reads the rows that a window belongs to.
@@ -85,9 +85,9 @@ impl Coarse {
         }
         let groups = groups.of(key.service, labels)?;
         let mut targets = Vec::new();
-        for (tier, until_s, kept_from) in self.tiers {
+        for (tier, until_s) in self.tiers {
             let start_s = tier.bucket(key.start_s);
-            if start_s < kept_from {
+            if start_s < self.gone.before(key.service, tier) {
                 continue;
             }
             if start_s.saturating_add(tier.length_s()) > until_s {

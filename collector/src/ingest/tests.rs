@@ -144,6 +144,15 @@ impl Store for Failing {
     fn compact(&self) -> Result<(), StoreError> {
         self.inner.compact()
     }
+    fn drop_of(
+        &self,
+        kept: Kept,
+        service: ServiceId,
+        from: UnixNanos,
+        until: UnixNanos,
+    ) -> Result<(), StoreError> {
+        self.inner.drop_of(kept, service, from, until)
+    }
     fn doom(&self, service: ServiceId, name: &ServiceKey) -> Result<(), StoreError> {
         self.inner.doom(service, name)
     }

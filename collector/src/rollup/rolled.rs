@@ -7,7 +7,7 @@
 //! late window.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use proto::window::UnixNanos;
 use rustc_hash::FxHashMap;
@@ -41,8 +41,7 @@ struct State {
     closed: u64,
     /// Per tier: before this second every sum was written.
     until: FxHashMap<Tier, u64>,
-    /// Per tier: before this second every row was dropped.
-    dropped: FxHashMap<Tier, u64>,
+    gone: Gone,
     marks: BTreeMap<u64, Marks>,
     marked: usize,
     /// Minutes of which marks were left out.
@@ -51,6 +50,27 @@ struct State {
     late: FxHashMap<ServiceId, BTreeMap<Late, u64>>,
     late_count: usize,
     writes: u64,
+}
+
+/// Before which second there are no rows.
+#[derive(Clone, Debug, Default)]
+pub struct Gone {
+    /// Per tier: every row was dropped.
+    all: FxHashMap<Tier, u64>,
+    /// Of services that are kept shorter than others: they were given up.
+    of_services: Arc<FxHashMap<(ServiceId, Tier), u64>>,
+}
+
+impl Gone {
+    /// Before which second a service has no rows of `tier`.
+    pub fn before(&self, service: ServiceId, tier: Tier) -> u64 {
+        let given_up = self.of_services.get(&(service, tier));
+        given_up.copied().unwrap_or(0).max(self.of_all(tier))
+    }
+
+    fn of_all(&self, tier: Tier) -> u64 {
+        self.all.get(&tier).copied().unwrap_or(0)
+    }
 }
 
 /// What a query may read of a service.
@@ -122,7 +142,10 @@ impl Rolled {
             coarser = *until;
         }
         state.closed = state.until.get(&Tier::Minute).copied().unwrap_or(0);
-        state.dropped.extend(catalog.dropped.iter().copied());
+        state.gone.all.extend(catalog.dropped.iter().copied());
+        let given_up = catalog.given_up.iter();
+        let given_up = given_up.map(|row| ((row.service, row.tier), row.before_s));
+        state.gone.of_services = Arc::new(given_up.collect());
         for late in &catalog.late {
             let of_service = state.late.entry(late.service).or_default();
             of_service.insert(*late, 0);
@@ -171,12 +194,29 @@ impl Rolled {
 
     /// Before which second rows of `tier` are gone.
     pub fn dropped(&self, tier: Tier) -> u64 {
-        self.state().dropped.get(&tier).copied().unwrap_or(0)
+        self.state().gone.of_all(tier)
+    }
+
+    /// Before which second there are no rows, of all services.
+    pub fn gone(&self) -> Gone {
+        self.state().gone.clone()
+    }
+
+    /// Rows of `tier` of some services, each before its second, are given up;
+    /// call it `alone`.
+    pub fn give_up(&self, tier: Tier, services: &[(ServiceId, u64)]) {
+        let mut state = self.state();
+        let of_services = Arc::make_mut(&mut state.gone.of_services);
+        of_services.extend(
+            services
+                .iter()
+                .map(|(id, before_s)| ((*id, tier), *before_s)),
+        );
     }
 
     /// Rows of `tier` before `until_s` go; call it `alone`.
     pub fn drop_before(&self, tier: Tier, until_s: u64) {
-        self.state().dropped.insert(tier, until_s);
+        self.state().gone.all.insert(tier, until_s);
     }
 
     /// Windows were written: (service, type, series, start in seconds), and
@@ -255,6 +295,13 @@ impl Rolled {
         late.any(|late| late.minute_s < until_s)
     }
 
+    /// Whether some window of a service before `until_s` is late.
+    pub fn has_late_of(&self, service: ServiceId, until_s: u64) -> bool {
+        let state = self.state();
+        let late = state.late.get(&service).and_then(|late| late.keys().next());
+        late.is_some_and(|first| first.minute_s < until_s)
+    }
+
     /// Whether so many windows are late that further ones must wait.
     pub fn is_full(&self) -> bool {
         self.state().late_count >= MAX_LATE
@@ -295,6 +342,10 @@ impl Rolled {
                 is_kept
             });
         }
+        if state.gone.of_services.keys().any(|(id, _)| *id == service) {
+            let of_services = Arc::make_mut(&mut state.gone.of_services);
+            of_services.retain(|(id, _), _| *id != service);
+        }
         let late = state.late.remove(&service);
         state.late_count -= late.map_or(0, |late| late.len());
     }
@@ -305,7 +356,10 @@ impl Rolled {
         let late = state.late.get(&service).into_iter().flatten();
         View {
             until: state.until.clone(),
-            dropped: state.dropped.clone(),
+            dropped: Tier::ALL
+                .into_iter()
+                .map(|tier| (tier, state.gone.before(service, tier)))
+                .collect(),
             late_minutes: late.map(|(late, _)| late.minute_s).collect(),
         }
     }

@@ -22,11 +22,16 @@ use super::*;
 use crate::dirty::Dirty;
 use crate::ingest::resolve::{SharedDictionary, lock};
 use crate::ingest::writer::{Outcome, Submission, Writer};
-use crate::retention::{Horizons, drop_old};
+use crate::retention::{Horizons, Override, Retention, Services, drop_old};
 use crate::store::rocks::RocksStore;
 use crate::store::tier::{HOUR_S, range};
 use crate::store::trees::Trees;
 
+const SHORT: Horizons = Horizons {
+    windows: Duration::from_secs(DAY_S),
+    hours: Duration::from_secs(40 * DAY_S),
+    days: Duration::from_secs(400 * DAY_S),
+};
 /// A day begins here; the tests begin late on the day before.
 const MIDNIGHT_S: u64 = 20_600 * DAY_S;
 const PODS: usize = 4;
@@ -231,12 +236,35 @@ impl World {
     fn drop_old(&mut self) {
         let now = self.clock.now();
         let running = self.running();
-        let horizons = Horizons {
-            windows: Duration::from_secs(DAY_S),
-            hours: Duration::from_secs(40 * DAY_S),
-            days: Duration::from_secs(400 * DAY_S),
+        drop_old(&*running.store, &running.rolled, &SHORT, now).unwrap();
+    }
+
+    /// The service is kept shorter than others, whose families stay.
+    fn give_up(&mut self) {
+        let now = self.clock.now();
+        let running = self.running();
+        let retention = Retention {
+            others: Horizons {
+                windows: SHORT.days,
+                ..SHORT
+            },
+            overrides: vec![Override {
+                namespace: None,
+                service: Some("s".to_owned()),
+                horizons: SHORT,
+            }],
         };
-        drop_old(&*running.store, &running.rolled, &horizons, now).unwrap();
+        let services = Services::new(
+            retention,
+            Arc::clone(&running.store),
+            Arc::clone(&running.rolled),
+            Arc::clone(&running.directory),
+        );
+        services.turn(now).unwrap();
+        // Erased only a while later.
+        services
+            .turn(now.saturating_add(Duration::from_secs(3_600)))
+            .unwrap();
     }
 
     /// Compares the answer over `[from_s, until_s)` with the windows themselves.
@@ -270,7 +298,7 @@ impl World {
             .get(service, "version", "even")
             .unwrap();
         let aligned = from_s.is_multiple_of(HOUR_S) && until_s.is_multiple_of(HOUR_S);
-        if aligned || from_s >= running.rolled.dropped(Tier::Window) {
+        if aligned || from_s >= running.rolled.gone().before(service, Tier::Window) {
             let in_range = pushed
                 .iter()
                 .filter(|p| (from_s..until_s).contains(&p.start_s));
@@ -351,6 +379,7 @@ enum Op {
     Late,
     Restart,
     Drop,
+    GiveUp,
     Check(u64, u64, u64, bool, Option<Vec<usize>>),
 }
 
@@ -379,6 +408,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Late),
         1 => Just(Op::Restart),
         1 => Just(Op::Drop),
+        1 => Just(Op::GiveUp),
         8 => (0u64..4 * DAY_S, 1u64..3 * DAY_S, grain, any::<bool>(), pods)
             .prop_map(|(ago, length, grain, gauge, pods)| Op::Check(ago, length, grain, gauge, pods)),
     ]
@@ -394,6 +424,7 @@ fn run(ops: Vec<Op>) {
             Op::Late => world.running().rollup.sum_late().unwrap(),
             Op::Restart => world.restart(),
             Op::Drop => world.drop_old(),
+            Op::GiveUp => world.give_up(),
             Op::Check(ago, length, grain, gauge, pods) => {
                 let from = (world.now_s() - ago) / grain * grain;
                 let until = (from + length).div_ceil(grain) * grain;

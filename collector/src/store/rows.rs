@@ -20,6 +20,7 @@
 //! | 13 | tier u8 | second before which rows were dropped, u64 |
 //! | 14 | service u32 | tenant, namespace, service; it is being deleted |
 //! | 15 | | least id of a service that was never given out, u32 |
+//! | 16 | service u32, tier u8 | second before which its rows were given up, u64, and second before which they are erased, u64 |
 //! | 17 | service u32, epoch u16 | since when it takes new stacks (s), rules of names |
 //! | 18 | service u32, epoch u16, first id u32 | strings of an epoch after the first |
 //! | 19 | service u32, epoch u16, first id u32 | frames of an epoch after the first |
@@ -57,11 +58,12 @@ pub(super) const GROUP_ROW: u8 = 12;
 pub(super) const DROPPED_ROW: u8 = 13;
 pub(super) const DOOMED_ROW: u8 = 14;
 pub(super) const NEXT_SERVICE_ROW: u8 = 15;
+pub(super) const GIVEN_UP_ROW: u8 = 16;
 pub(super) const EPOCH_ROW: u8 = 17;
 pub(super) const LATER_STRING_ROW: u8 = 18;
 pub(super) const LATER_FRAME_ROW: u8 = 19;
 /// Rows whose key goes on with their service and that hold nothing else.
-pub(super) const ROWS_OF_SERVICES: [u8; 10] = [
+pub(super) const ROWS_OF_SERVICES: [u8; 11] = [
     SERVICE_ROW,
     SERIES_ROW,
     STRING_ROW,
@@ -72,6 +74,7 @@ pub(super) const ROWS_OF_SERVICES: [u8; 10] = [
     EPOCH_ROW,
     LATER_STRING_ROW,
     LATER_FRAME_ROW,
+    GIVEN_UP_ROW,
 ];
 /// Runs of a tree, in the order in which they are read.
 pub(super) const RUNS: [u8; 4] = [STRING_ROW, FRAME_ROW, NODE_ROW, STACK_ROW];
@@ -126,6 +129,19 @@ impl EpochRow {
         since_s: 0,
         rules: None,
     };
+}
+
+/// Rows of one tier of one service are kept shorter than those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The service.
+    pub service: ServiceId,
+    /// The tier.
+    pub tier: Tier,
+    /// Before this second no row is read or written any more.
+    pub before_s: u64,
+    /// Before this second no row is left.
+    pub erased_s: u64,
 }
 
 /// The series of a service that have one value of a label.
@@ -347,13 +363,35 @@ fn tier_code(tier: Tier) -> u8 {
     }
 }
 
-/// Tier and second of a row of [`rolled`] or [`dropped`].
-pub(super) fn read_tier_row(key: &[u8], value: &[u8]) -> Option<(Tier, u64)> {
-    let &[code] = key.get(1..)? else {
+fn tier_of(code: &[u8]) -> Option<Tier> {
+    let &[code] = code else {
         return None;
     };
-    let tier = Tier::ALL.into_iter().find(|t| tier_code(*t) == code)?;
+    Tier::ALL.into_iter().find(|tier| tier_code(*tier) == code)
+}
+
+/// Tier and second of a row of [`rolled`] or [`dropped`].
+pub(super) fn read_tier_row(key: &[u8], value: &[u8]) -> Option<(Tier, u64)> {
+    let tier = tier_of(key.get(1..)?)?;
     Some((tier, u64::from_be_bytes(value.try_into().ok()?)))
+}
+
+/// The row that says which rows of a service were given up.
+pub fn given_up(row: &GivenUp) -> Row {
+    let parts = [&row.service.0.to_be_bytes()[..], &[tier_code(row.tier)]];
+    let value = [row.before_s.to_be_bytes(), row.erased_s.to_be_bytes()];
+    (key(GIVEN_UP_ROW, &parts), value.concat())
+}
+
+pub(super) fn read_given_up(key: &[u8], value: &[u8]) -> Option<GivenUp> {
+    let (service, rest) = key.get(1..)?.split_first_chunk::<4>()?;
+    let (before, erased) = value.split_first_chunk::<8>()?;
+    Some(GivenUp {
+        service: ServiceId(u32::from_be_bytes(*service)),
+        tier: tier_of(rest)?,
+        before_s: u64::from_be_bytes(*before),
+        erased_s: u64::from_be_bytes(erased.try_into().ok()?),
+    })
 }
 
 /// The row that says that a window came late.

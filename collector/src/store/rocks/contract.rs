@@ -179,6 +179,11 @@ impl Store for RocksStore {
             catalog.dropped.push(row);
             Ok(())
         })?;
+        self.prefixed(&dictionary, &[rows::GIVEN_UP_ROW], |key, value| {
+            let row = rows::read_given_up(key, value).ok_or_else(|| damaged(key))?;
+            catalog.given_up.push(row);
+            Ok(())
+        })?;
         self.prefixed(&dictionary, &[rows::LATE_ROW], |key, _| {
             let row = rows::read_late(key).ok_or_else(|| damaged(key))?;
             catalog.late.push(row);
@@ -283,6 +288,16 @@ impl Store for RocksStore {
             }
         }
         Ok(())
+    }
+
+    fn drop_of(
+        &self,
+        kept: Kept,
+        service: ServiceId,
+        from: UnixNanos,
+        until: UnixNanos,
+    ) -> Result<(), StoreError> {
+        self.drop_rows_of(kept, service, from, until)
     }
 
     fn doom(&self, service: ServiceId, name: &ServiceKey) -> Result<(), StoreError> {

@@ -8,9 +8,10 @@
 use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
-use rocksdb::{ReadOptions, WriteBatch};
+use rocksdb::WriteBatch;
 
-use super::{DICTIONARY, RocksStore, after, read_error};
+use super::dropping::bytes_before_service;
+use super::{DICTIONARY, RocksStore, after};
 use crate::store::tier::Tier;
 use crate::store::{Kept, ServiceId, ServiceKey, StoreError, keys, rows};
 
@@ -24,15 +25,6 @@ const KEPT: [Kept; 7] = [
     Kept::Features,
     Kept::Active,
 ];
-
-/// Bytes of a key before its service.
-fn bytes_before_service(kept: Kept) -> usize {
-    match kept {
-        Kept::Rows(_) => 2,
-        Kept::Features => 1,
-        Kept::Active => 0,
-    }
-}
 
 impl RocksStore {
     /// Services that are deleted; none joins them while this is held.
@@ -121,57 +113,7 @@ impl RocksStore {
             Ok(())
         })?;
         batch.delete_cf(&dictionary, rows::doomed_key(service));
-        // Held, so that no family is dropped between being named and written.
-        let _families = self.kept_families();
-        for (name, prefix) in ranges {
-            if let Some(family) = self.db.cf_handle(&name)
-                && let Some(end) = after(&prefix)
-            {
-                batch.delete_range_cf(&family, prefix, end);
-            }
-        }
-        self.write_batch(batch)
-    }
-
-    /// Prefixes of `lead` bytes and `service` that keys of a family begin with,
-    /// found by a few steps for each.
-    fn prefixes_of(
-        &self,
-        family: &str,
-        lead: usize,
-        service: ServiceId,
-    ) -> Result<Vec<Vec<u8>>, StoreError> {
-        let mut found = Vec::new();
-        let Some(family) = self.db.cf_handle(family) else {
-            return Ok(found);
-        };
-        let service = service.0.to_be_bytes();
-        let mut iterator = self.db.raw_iterator_cf_opt(&family, ReadOptions::default());
-        let mut leading = vec![0; lead];
-        loop {
-            let prefix = [&leading[..], &service].concat();
-            iterator.seek(&prefix);
-            let Some(key) = iterator.key() else { break };
-            let here = key.get(..lead).unwrap_or(key).to_vec();
-            let next = match key.starts_with(&prefix) {
-                true => {
-                    found.push(prefix);
-                    after(&leading)
-                }
-                // Nothing of it lies before the key at hand, but may lie behind it.
-                false if here > leading => Some(here),
-                false => after(&leading),
-            };
-            match next {
-                Some(mut next) => {
-                    next.resize(lead, 0);
-                    leading = next;
-                }
-                None => break,
-            }
-        }
-        iterator.status().map_err(read_error)?;
-        Ok(found)
+        self.erase_ranges(batch, ranges)
     }
 }
 
@@ -202,7 +144,15 @@ mod tests {
         let id = ServiceId(service);
         let mut group = WriteGroup::default();
         group.dictionary.push(rows::service(id, &name(service)));
-        for row in rows::ROWS_OF_SERVICES.into_iter().skip(1) {
+        let given_up = rows::GivenUp {
+            service: id,
+            tier: Tier::Hour,
+            before_s: START_S,
+            erased_s: 0,
+        };
+        group.dictionary.push(rows::given_up(&given_up));
+        let others = rows::ROWS_OF_SERVICES.into_iter();
+        for row in others.filter(|row| ![rows::SERVICE_ROW, rows::GIVEN_UP_ROW].contains(row)) {
             let key = [&[row][..], &id.0.to_be_bytes(), &[0, 0, 0, 7]].concat();
             group.dictionary.push((key, vec![row]));
         }
@@ -284,8 +234,8 @@ mod tests {
         let others = dump(&store);
         fill(&store, 2);
         let all = dump(&store);
-        // 10 dictionary rows, 5 late, 5 active, 10 windows, 15 sums, 3 features.
-        assert_eq!(all.len() - others.len(), 10 + 5 + 5 + 10 + 15 + 3);
+        // 11 dictionary rows, 5 late, 5 active, 10 windows, 15 sums, 3 features.
+        assert_eq!(all.len() - others.len(), 11 + 5 + 5 + 10 + 15 + 3);
         store.doom(ServiceId(2), &name(2)).unwrap();
         // What comes too late is left out.
         fill(&store, 2);
