@@ -3,7 +3,9 @@
 
 #![allow(missing_docs, reason = "criterion's macros")]
 
+use benches::recorded::{RECORDED, Recorded};
 use benches::{Corpus, PERIOD_NS, Random, Shape};
+use collector::import::{Limits, read_pprof};
 use collector::store::segment::{RangeSum, Segment, SegmentKind, Value};
 use collector::store::{Epoch, SeriesId};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -84,6 +86,18 @@ fn wire(c: &mut Criterion) {
     }
 }
 
+/// Reading the profiles of real programs as the collector does.
+fn recorded(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pprof");
+    group.throughput(Throughput::Elements(1));
+    for Recorded { name, bytes } in RECORDED {
+        group.bench_function(name, |b| {
+            b.iter(|| read_pprof(bytes, &Limits::default()).expect("read by a test"));
+        });
+    }
+    group.finish();
+}
+
 fn sum(c: &mut Criterion) {
     let mut random = Random::new(3);
     let values: Vec<Vec<u8>> = (0..WINDOWS)
@@ -127,5 +141,5 @@ fn sum(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, wire, sum);
+criterion_group!(benches, wire, recorded, sum);
 criterion_main!(benches);

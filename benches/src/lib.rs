@@ -31,6 +31,7 @@ mod program;
 pub mod pyroscope;
 pub mod quantile;
 mod random;
+pub mod recorded;
 pub mod rows;
 pub mod wire;
 

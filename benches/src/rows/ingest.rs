@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use proto::window::Window;
+use collector::time_range::rfc3339;
+use proto::window::{UnixNanos, Window};
 use tokio::task::JoinSet;
 
 use super::Measured;
 use super::lab::{Lab, NOW, SERVICE, SETTLE};
+use crate::child::Server;
 use crate::compare;
 use crate::corpus::{Corpus, Slot};
 use crate::fleet::{Advance as _, Grain, Service};
@@ -18,11 +20,14 @@ use crate::http::{Http, escaped};
 use crate::ledger::{Entry, Ledger};
 use crate::pprof_files;
 use crate::pyroscope::slots;
+use crate::recorded::{RECORDED, Recorded};
 
 const STREAM_TARGET: f64 = 20_000.0;
 const PPROF_TARGET: f64 = 700.0;
 /// Virtual time of the pprof files: 60 from each pod.
 const PPROF_LENGTH: Duration = Duration::from_secs(600);
+/// How often each recorded profile is pushed.
+const RECORDED_ROUNDS: u32 = 100;
 /// Requests under way at a time.
 const CONNECTIONS: usize = 8;
 const CONTENT_TYPE: &str = "application/octet-stream";
@@ -100,7 +105,41 @@ async fn plain_pprof(lab: &mut Lab, measured: &mut Measured) -> anyhow::Result<(
         ),
         per_core >= PPROF_TARGET,
     );
+    recorded(&mut server, span.end(), measured).await?;
     server.stop().await
+}
+
+/// Profiles of real programs, one after the other, each a service of its own.
+async fn recorded(
+    server: &mut Server,
+    from: UnixNanos,
+    measured: &mut Measured,
+) -> anyhow::Result<()> {
+    let mut http = Http::connect(&server.url()).await?;
+    let before = server.usage()?.cpu;
+    let (mut at, mut windows) = (from, 0_u32);
+    for round in 1..=RECORDED_ROUNDS {
+        server
+            .advance(at.saturating_add(Grain::FINE.length()))
+            .await?;
+        for Recorded { name, bytes } in RECORDED {
+            let from = rfc3339(at);
+            let path = format!("/api/v1/ingest?service={name}&from={from}&id={name}/{round}");
+            let file = Bytes::from_static(bytes);
+            let reply = http.post(&path, CONTENT_TYPE, file).await?;
+            reply.ok().with_context(|| format!("pushing {name}"))?;
+            windows += 1;
+        }
+        at = at.saturating_add(Grain::FINE.length());
+    }
+    server.settle(SETTLE).await?;
+    let cpu = server.usage()?.cpu.saturating_sub(before).as_secs_f64();
+    let per_core = f64::from(windows) / cpu.max(1e-3);
+    measured.add(
+        format!("recorded pprof {per_core:.0} windows/s per core ({windows} windows)"),
+        per_core >= PPROF_TARGET,
+    );
+    Ok(())
 }
 
 /// Sends a window after the other over one connection.
