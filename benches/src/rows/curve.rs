@@ -24,8 +24,8 @@ const PODS: [u32; 5] = [1, 3, 10, 34, 100];
 /// Pods of one service, then services of ten pods.
 const INGEST_PODS: [u32; 4] = [10, 30, 100, 300];
 const INGEST_SERVICES: [u32; 4] = [1, 3, 10, 30];
-/// Windows of each ingest point, about.
-const INGEST_WINDOWS: u32 = 40_000;
+/// Windows of each ingest point for each pod of the full measurement, about.
+const INGEST_WINDOWS: u32 = 400;
 /// A longer range may cost this much more than an hour.
 const RANGE_FACTOR: f64 = 4.0;
 /// Ingest may vary this much with pods and services.
@@ -178,7 +178,8 @@ async fn ingest(lab: &mut Lab) -> anyhow::Result<(Points, Points)> {
 /// Windows per second and core.
 async fn ingest_point(lab: &Lab, services: Vec<Arc<Service>>) -> anyhow::Result<f64> {
     let agents: u32 = services.iter().map(|service| service.pods).sum();
-    let steps = (INGEST_WINDOWS / agents.max(1)).max(20);
+    let windows = INGEST_WINDOWS.saturating_mul(lab.settings().pods);
+    let steps = (windows / agents.max(1)).max(20);
     let length = (Grain::FINE.length() * steps).min(Duration::from_secs(20 * DAY_S));
     let start = NOW.saturating_sub(length.max(Duration::from_secs(HOUR_S)));
     let mut server = lab.fresh("curve", start).await?;
