@@ -1,5 +1,6 @@
 //! Compression with a cap on what comes out.
 
+use std::cell::RefCell;
 use std::io::{self, Read, Write};
 
 use flate2::Compression;
@@ -81,7 +82,13 @@ pub fn unzstd(bytes: &[u8], cap: usize) -> Result<Vec<u8>, CodecError> {
         && length <= cap
     {
         // A frame that says a wrong length is an error of this call.
-        return zstd::bulk::decompress(bytes, length).map_err(|source| CodecError::Corrupt {
+        let unpacked = DECOMPRESSOR.with_borrow_mut(|decompressor| match decompressor {
+            Some(decompressor) => decompressor.decompress(bytes, length),
+            none => none
+                .insert(zstd::bulk::Decompressor::new()?)
+                .decompress(bytes, length),
+        });
+        return unpacked.map_err(|source| CodecError::Corrupt {
             format: "zstd",
             source,
         });
@@ -99,6 +106,12 @@ pub fn unzstd(bytes: &[u8], cap: usize) -> Result<Vec<u8>, CodecError> {
             source,
         })?;
     read_capped(decoder, cap, "zstd")
+}
+
+thread_local! {
+    /// Making one takes as long as unpacking a small frame.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        const { RefCell::new(None) };
 }
 
 /// The length that a zstd frame says it unpacks to; `None` if it does not say.

@@ -856,16 +856,18 @@ impl Writer {
         }
         let before = self.trees.current(service)?;
         let mut epoch = before.epoch;
-        let tree = self.tree(TreeId { service, epoch }, pending)?;
-        let (is_empty, is_full) = {
-            let tree = trees::read(&tree);
-            (tree.stack_count() == 0, tree.is_full())
-        };
+        let old = TreeId { service, epoch };
         let now_s = u64::try_from(now.seconds()).unwrap_or(0);
         let is_renamed = before.rules != Some(self.rules.bits());
-        let is_over = is_full && now_s.saturating_sub(before.since_s) >= LEAST_EPOCH_S;
+        // A tree that is not in memory was not added to lately.
+        let is_over = now_s.saturating_sub(before.since_s) >= LEAST_EPOCH_S
+            && self
+                .trees
+                .held(old)
+                .is_some_and(|tree| trees::read(&tree).is_full());
         if is_renamed || is_over {
-            if !is_empty {
+            let tree = self.tree(old, pending)?;
+            if trees::read(&tree).stack_count() > 0 {
                 epoch = Epoch(epoch.0.saturating_add(1));
             }
             let row = EpochRow {

@@ -101,6 +101,12 @@ impl Trees {
         self.at(TreeId { service, epoch })
     }
 
+    /// A tree, if it is in memory.
+    pub fn held(&self, id: TreeId) -> Option<SharedTree> {
+        let state = self.state();
+        state.held.get(&id).map(|held| Arc::clone(&held.tree))
+    }
+
     /// A tree of `service`, read from the store when it is not in memory.
     ///
     /// # Errors

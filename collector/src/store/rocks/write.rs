@@ -3,13 +3,41 @@
 use proto::window::UnixNanos;
 use rocksdb::{WriteBatch, WriteOptions};
 
-use super::{DICTIONARY, RocksStore, STATE, write_error};
+use super::{DICTIONARY, Family, RocksStore, STATE, write_error};
+use crate::store::tier::Tier;
 use crate::store::{Active, Change, KeyValue, ServiceId, StoreError, WriteGroup, keys, rows};
 
 pub(super) fn synced() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.set_sync(true);
     options
+}
+
+/// Families of a group, each looked up once: nearly all windows of a group are of
+/// one day.
+struct FamiliesAtHand<'a> {
+    store: &'a RocksStore,
+    found: Vec<(Tier, u64, Family<'a>)>,
+}
+
+impl<'a> FamiliesAtHand<'a> {
+    fn of(&mut self, tier: Tier, start_s: u64) -> Result<&Family<'a>, StoreError> {
+        let number = start_s / tier.family_s();
+        let is_meant = |(t, n, _): &(Tier, u64, Family<'a>)| *t == tier && *n == number;
+        let place = match self.found.iter().position(is_meant) {
+            Some(place) => place,
+            None => {
+                let family = self.store.family_or_new(&keys::family(tier, start_s))?;
+                self.found.push((tier, number, family));
+                self.found.len() - 1
+            }
+        };
+        let (_, _, family) = self
+            .found
+            .get(place)
+            .expect("it was found or pushed just now");
+        Ok(family)
+    }
 }
 
 impl RocksStore {
@@ -44,13 +72,17 @@ impl RocksStore {
         for key in &group.forget {
             batch.delete_cf(&dictionary, key);
         }
+        let mut families = FamiliesAtHand {
+            store: self,
+            found: Vec::new(),
+        };
         for (key, value) in group.windows.iter().filter(|(k, _)| is_kept(&k.service)) {
-            let family = self.family_or_new(&keys::family(key.tier, key.start_s))?;
-            batch.put_cf(&family, keys::encode_window(key), value);
+            let family = families.of(key.tier, key.start_s)?;
+            batch.put_cf(family, keys::encode_window(key), value);
         }
         for (key, value) in group.rows.iter().filter(|(k, _)| is_kept(&k.service)) {
-            let family = self.family_or_new(&keys::family(key.tier, key.start_s))?;
-            batch.put_cf(&family, keys::encode_row(key), value);
+            let family = families.of(key.tier, key.start_s)?;
+            batch.put_cf(family, keys::encode_row(key), value);
         }
         for active in group.active.iter().filter(|a| is_kept(&a.service)) {
             self.put_active(&mut batch, active)?;
