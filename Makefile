@@ -63,7 +63,7 @@ bench: setup ## run the benchmarks
 	cargo bench --workspace $(LOCKED)
 
 # Databases of the month row take some 20 GB and are removed afterwards.
-bench-store: build ## measure the store against its targets (ROW=name for one row), up to 75 minutes
+bench-store: build ## measure the store against its targets (ROW=name,name for some rows), up to 75 minutes
 	@mkdir -p $(CARGO_TARGET_DIR)/bench-store
 	@$(CARGO_TARGET_DIR)/release/bench-store --folder $(CARGO_TARGET_DIR)/bench-store $(if $(ROW),--row $(ROW))
 

@@ -268,8 +268,8 @@ impl Fleet {
         outcome.and(counts)
     }
 
-    /// Sends `rate` windows a second for `length`, in batches of
-    /// `sending.batch`, from agents in turn, windows of each agent following on
+    /// Sends `rate` windows a second for `warm_up` and then for `length`, of which
+    /// answers are timed, in batches of `sending.batch`, from agents in turn, windows of each agent following on
     /// one another from `from`. The schedule never waits for answers, and an
     /// answer's time counts from when its batch was due.
     ///
@@ -281,7 +281,7 @@ impl Fleet {
         url: &str,
         from: UnixNanos,
         rate: f64,
-        length: Duration,
+        [warm_up, length]: [Duration; 2],
         sending: Sending,
         clock: &mut impl Advance,
     ) -> anyhow::Result<Counts> {
@@ -292,18 +292,16 @@ impl Fleet {
         let mut at = from;
         let mut due = running.began;
         let mut outcome = Ok(());
-        'time: while due < running.began + length {
+        'time: while due < running.began + warm_up + length {
             outcome = clock.advance(at.saturating_add(2 * stride)).await;
             if outcome.is_err() {
                 break;
             }
             for agent in &running.orders {
                 tokio::time::sleep_until(due).await;
-                if agent
-                    .send(Order::new(at, grain, sending.batch, due))
-                    .await
-                    .is_err()
-                {
+                let is_timed = due >= running.began + warm_up;
+                let order = Order::new(at, grain, sending.batch, due).timed(is_timed);
+                if agent.send(order).await.is_err() {
                     break 'time;
                 }
                 due += gap;

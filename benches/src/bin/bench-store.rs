@@ -1,6 +1,6 @@
 //! `make bench-store`: one line for each row of the table of the store's
-//! targets: name, measured, target, and whether it is reached. `--row NAME`
-//! runs one. What failed, and why, is on standard error.
+//! targets: name, measured, target, and whether it is reached. `--row NAME,NAME`
+//! runs some. What failed, and why, is on standard error.
 
 #![forbid(unsafe_code)]
 
@@ -17,9 +17,9 @@ use tokio::time::{Instant, timeout};
 /// Measures the store against its targets.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Only this row.
-    #[arg(long)]
-    row: Option<String>,
+    /// Only these rows, such as flame,pod.
+    #[arg(long, value_delimiter = ',')]
+    row: Vec<String>,
     /// Folder for the databases, about 30 GB; a folder in it is emptied and
     /// removed afterwards.
     #[arg(long)]
@@ -87,15 +87,16 @@ impl Arguments {
         settings
     }
 
-    fn chosen(&self) -> anyhow::Result<Option<Row>> {
-        let Some(name) = self.row.as_deref().filter(|name| !name.is_empty()) else {
-            return Ok(None);
-        };
-        let row = Row::named(name);
-        let known = || Row::ALL.map(Row::name).join(", ");
-        Ok(Some(row.with_context(|| {
-            format!("there is no row {name:?}, only {}", known())
-        })?))
+    /// The rows that are meant, in the order of the table.
+    fn chosen(&self) -> anyhow::Result<Vec<Row>> {
+        for name in &self.row {
+            let known = || Row::ALL.map(Row::name).join(", ");
+            Row::named(name)
+                .with_context(|| format!("there is no row {name:?}, only {}", known()))?;
+        }
+        let is_meant =
+            |row: &Row| self.row.is_empty() || self.row.iter().any(|name| name == row.name());
+        Ok(Row::ALL.into_iter().filter(is_meant).collect())
     }
 }
 
@@ -128,11 +129,8 @@ async fn run(arguments: Arguments, core: Option<usize>) -> anyhow::Result<()> {
     let settings = arguments.settings(folder.path().to_owned(), core, deadline);
     let reduced = settings.is_reduced();
     let mut lab = Lab::new(settings);
-    for row in Row::ALL {
-        let measured = match chosen {
-            Some(chosen) if chosen != row => continue,
-            _ => measure(row, &mut lab).await,
-        };
+    for row in chosen {
+        let measured = measure(row, &mut lab).await;
         let verdict = match (measured.verdict(), reduced) {
             ("ok", true) => "FALLS SHORT (reduced sizes)",
             (verdict, _) => verdict,

@@ -44,6 +44,8 @@ pub(super) struct Order {
     grain: Grain,
     windows: u32,
     due: Instant,
+    /// Whether the time of its acknowledgement counts.
+    is_timed: bool,
 }
 
 impl Order {
@@ -53,7 +55,12 @@ impl Order {
             grain,
             windows,
             due,
+            is_timed: true,
         }
+    }
+
+    pub(super) const fn timed(self, is_timed: bool) -> Self {
+        Self { is_timed, ..self }
     }
 
     fn slots(&self, pod: u32) -> Vec<Slot> {
@@ -375,7 +382,9 @@ impl Agent {
         else {
             return;
         };
-        self.counts.ack_times.push(owed.order.due.elapsed());
+        if owed.order.is_timed {
+            self.counts.ack_times.push(owed.order.due.elapsed());
+        }
         self.counts.batches += 1;
         self.counts.duplicates += u64::from(ack.duplicate);
         for refused in &ack.refused {

@@ -225,7 +225,14 @@ async fn a_steady_rate_does_not_wait_for_answers() {
     let (rate, length) = (300.0, Duration::from_millis(200));
     let sending = Sending::default();
     let mut clock = OwnClock;
-    let counts = fleet.steady(&url, START, rate, length, sending, &mut clock);
+    let counts = fleet.steady(
+        &url,
+        START,
+        rate,
+        [Duration::ZERO, length],
+        sending,
+        &mut clock,
+    );
     let counts = counts.await.unwrap();
     assert!(counts.windows >= 60, "{counts}");
     assert_eq!(fleet.ledger().total(), fake.sum());

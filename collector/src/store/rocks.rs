@@ -34,6 +34,8 @@ const BLOCK_BYTES: usize = 32 << 10;
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 /// Bytes of the log after which the oldest buffers are flushed.
 const LOG_BYTES: u64 = 256 << 20;
+/// Bytes of a file that is being written after which they go to the disk.
+const SYNC_BYTES: u64 = 1 << 20;
 
 /// How a database is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +164,8 @@ impl RocksStore {
         options.create_if_missing(access == Access::ReadWrite);
         options.create_missing_column_families(access == Access::ReadWrite);
         options.set_max_background_jobs(2);
+        // The sync of a log need not wait for all of a large file at once.
+        options.set_bytes_per_sync(SYNC_BYTES);
         let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
             buffer_bytes,
             false,
