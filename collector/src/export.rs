@@ -445,7 +445,8 @@ impl Column {
             period: segments.map(|s| s.kind.period).max().unwrap_or(0),
             observed_ns: match observed_ns {
                 0 => value.span_ns,
-                observed => observed,
+                // Windows under one key observed it at the same time.
+                observed => observed.min(value.span_ns),
             },
             sums,
         }

@@ -34,6 +34,8 @@ use crate::timeline::{StepValue, Steps};
 
 /// Files of an export that wait for their reader.
 const EXPORTED_FILES: usize = 4;
+/// How long an export waits for its reader.
+const EXPORT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The query service.
 #[derive(Debug)]
@@ -247,11 +249,15 @@ impl QueryDoor for QueryService {
         let (exporter, metrics) = (Arc::clone(&self.exporter), Arc::clone(metrics));
         let (files, waiting) = mpsc::channel(EXPORTED_FILES);
         // It ends when nobody reads: at the first file that cannot be sent.
+        let runtime = tokio::runtime::Handle::current();
         tokio::task::spawn_blocking(move || {
             let _held_until_done = place;
+            // Whoever reads nothing for long must not keep others from exporting.
             let send = |file| {
-                let file = Body::File(exported(file));
-                let sent = files.blocking_send(Ok(pb::ExportResponse { body: Some(file) }));
+                let file = Ok(pb::ExportResponse {
+                    body: Some(Body::File(exported(file))),
+                });
+                let sent = runtime.block_on(files.send_timeout(file, EXPORT_PATIENCE));
                 sent.map_err(|_| ExportError::Gone)
             };
             let last = match exporter.export(&tenant, &asked, send) {
@@ -264,7 +270,7 @@ impl QueryDoor for QueryService {
                 Err(error) => Err(failed(&metrics, error)),
             };
             // A reader that is gone needs no end.
-            let _gone = files.blocking_send(last);
+            let _gone = runtime.block_on(files.send_timeout(last, EXPORT_PATIENCE));
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(waiting))))
     }

@@ -33,9 +33,9 @@ impl Shares {
             blocks: part * 4,
             write_buffers: part * 2,
             trees: part * 3,
-            dictionaries: part * 4,
+            dictionaries: part * 3,
             waiting: part * 2,
-            queries: part * 2,
+            queries: part * 3,
         }
     }
 }

@@ -59,14 +59,17 @@ pub enum QueryRefusal {
     TooLarge,
     /// It asks for too many points.
     TooManyPoints,
+    /// It groups by a label of too many values.
+    TooManyValues,
 }
 
 impl QueryRefusal {
-    const ALL: [(Self, &'static str); 4] = [
+    const ALL: [(Self, &'static str); 5] = [
         (Self::Busy, "busy"),
         (Self::Memory, "memory"),
         (Self::TooLarge, "too_large"),
         (Self::TooManyPoints, "too_many_points"),
+        (Self::TooManyValues, "too_many_values"),
     ];
 
     fn of(error: &QueryError) -> Option<Self> {
@@ -75,6 +78,7 @@ impl QueryRefusal {
             QueryError::Memory(NoShare::Busy) => Some(Self::Memory),
             QueryError::Memory(NoShare::TooLarge { .. }) => Some(Self::TooLarge),
             QueryError::TooManyPoints { .. } => Some(Self::TooManyPoints),
+            QueryError::TooManyValues { .. } => Some(Self::TooManyValues),
             QueryError::NoServiceName
             | QueryError::UnknownService { .. }
             | QueryError::UnknownType { .. }
@@ -190,7 +194,7 @@ pub struct Metrics {
     refused_windows: Family<10>,
     queries: Family<8>,
     query_failures: Family<8>,
-    query_refusals: Family<4>,
+    query_refusals: Family<5>,
     deliveries: Family<3>,
 }
 

@@ -24,7 +24,7 @@ use proto::window::{Clock, Window};
 
 use self::admission::{Admission, Gone};
 use self::diff::DiffRequest;
-use self::groups::GroupsRequest;
+use self::groups::{GroupsRequest, MAX_VALUES};
 use self::series::FoundSeries;
 use self::timeline::{MAX_POINTS, TimelineAnswer, TimelineRequest};
 use crate::answer::ProfileAnswer;
@@ -92,6 +92,16 @@ pub enum QueryError {
         /// How many.
         points: usize,
     },
+    /// A label has more values than can be told apart.
+    #[error(
+        "label {label:?} has {values} values here, more than {MAX_VALUES}: narrow it with --select, or group by another label"
+    )]
+    TooManyValues {
+        /// The label.
+        label: String,
+        /// How many.
+        values: usize,
+    },
     /// The two sides of a comparison count different things.
     #[error(transparent)]
     Diff(#[from] DiffError),
@@ -110,7 +120,10 @@ impl QueryError {
     /// What kind of failure it is for a caller.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NoServiceName | Self::TooManyPoints { .. } | Self::Diff(_) => Kind::Invalid,
+            Self::NoServiceName
+            | Self::TooManyPoints { .. }
+            | Self::TooManyValues { .. }
+            | Self::Diff(_) => Kind::Invalid,
             Self::UnknownService { .. } | Self::UnknownType { .. } | Self::NoFunction { .. } => {
                 Kind::NotFound
             }

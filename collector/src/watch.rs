@@ -230,6 +230,10 @@ impl Watch {
                     continue;
                 };
                 whole.totals.absorb(&sampled);
+                // Without names of all its samples it says nothing.
+                if sampled.has_other_epoch {
+                    continue;
+                }
                 observed += 1;
                 let of_series = Name {
                     key: Arc::clone(&key),
@@ -242,7 +246,9 @@ impl Watch {
                 }
                 name = Some(of_series);
             }
-            let Some(name) = name else { continue };
+            let Some(name) = name.filter(|_| !whole.totals.has_other_epoch) else {
+                continue;
+            };
             // Rows hold the time that one series was observed, on average.
             whole.totals.observed_ns /= observed.max(1);
             let counts = feature::function_counts(&trees::read(&shared), &whole.values);
@@ -322,11 +328,12 @@ impl Watch {
                 let mut period_ns = 0;
                 let mut samples: i128 = 0;
                 let mut waiting: i128 = 0;
+                let mut has_other_epoch = false;
                 let observed_ns = segment::visit(bytes, |kind, stack, value| {
                     samples = samples.saturating_add(value);
-                    // In the minute in which a new epoch begins the stacks of the
-                    // one before have no names here.
+                    // Stacks of the epoch before have no names here.
                     if kind.epoch != epoch {
+                        has_other_epoch = true;
                         return;
                     }
                     period_ns = kind.weight.max(period_ns);
@@ -344,6 +351,7 @@ impl Watch {
                 let totals = found.entry(key.series).or_default();
                 totals.samples = totals.samples.saturating_add(samples);
                 totals.waiting = totals.waiting.saturating_add(waiting);
+                totals.has_other_epoch |= has_other_epoch;
                 // Steps of one rate are the rule; at a change of rate the larger
                 // period stands for both, a few samples off.
                 totals.period_ns = totals.period_ns.max(period_ns);
@@ -417,6 +425,8 @@ struct Totals {
     waiting: i128,
     period_ns: u64,
     observed_ns: u64,
+    /// Some samples are of a tree that another follows.
+    has_other_epoch: bool,
     facts: Facts,
 }
 
@@ -424,6 +434,7 @@ impl Totals {
     fn absorb(&mut self, other: &Self) {
         self.samples = self.samples.saturating_add(other.samples);
         self.waiting = self.waiting.saturating_add(other.waiting);
+        self.has_other_epoch |= other.has_other_epoch;
         self.period_ns = self.period_ns.max(other.period_ns);
         self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
         self.facts = added(&self.facts, &other.facts);

@@ -1,7 +1,8 @@
 //! `collector export`.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use proto::pb::tepui as pb;
@@ -81,7 +82,7 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
         .into_inner();
     let end = with_spinner("exporting", async {
         match &args.output {
-            None => write(files, &client, &what, "stdout", io::stdout()).await,
+            None => write(files, &client, &what, STDOUT, io::stdout()).await,
             Some(path) => write_file(files, &client, &what, path).await,
         }
     })
@@ -98,6 +99,9 @@ pub async fn run(args: Args, now: UnixNanos) -> Result<(), CliError> {
     Ok(())
 }
 
+/// What standard output is called in messages.
+const STDOUT: &str = "stdout";
+
 /// Writes the archive beside `path` and then gives it its name.
 async fn write_file(
     files: Streaming<pb::ExportResponse>,
@@ -111,9 +115,16 @@ async fn write_file(
     let shown = path.display().to_string();
     let failed = |error: io::Error| cannot_write(&shown, &error);
     let file = File::create(&unfinished).map_err(failed)?;
-    let written = write(files, client, what, &shown, file).await;
+    let written = tokio::select! {
+        written = write(files, client, what, &shown, &file) => written,
+        _ = tokio::signal::ctrl_c() => Err(CliError::Failed(
+            "interrupted; no archive was written".to_owned(),
+        )),
+    };
     let named = written.and_then(|end| {
-        std::fs::rename(&unfinished, path).map_err(failed)?;
+        file.sync_all()
+            .and_then(|()| std::fs::rename(&unfinished, path))
+            .map_err(failed)?;
         Ok(end)
     });
     if named.is_err() {
@@ -137,6 +148,7 @@ async fn write(
 ) -> Result<pb::ExportEnd, CliError> {
     let failed = |error: io::Error| cannot_write(name, &error);
     let mut to = BufWriter::new(to);
+    let mut names = Names::default();
     loop {
         let next = files.message().await;
         let next = next.map_err(|status| client.failure(what, &status))?;
@@ -144,13 +156,23 @@ async fn write(
             Some(Body::File(file)) => {
                 let bytes = &file.pprof_gz;
                 let start = UnixNanos::new(file.start_unix_nanos);
-                let (folder, member) = (folder(&file), member(&file));
+                let (folder, member) = names.of(&file);
                 let header = tar::header(&folder, &member, bytes.len(), start)
                     .map_err(|error| CliError::failed(&error))?;
-                to.write_all(&header)
+                let written = to
+                    .write_all(&header)
                     .and_then(|()| to.write_all(bytes))
-                    .and_then(|()| to.write_all(tar::padding(bytes.len())))
-                    .map_err(failed)?;
+                    .and_then(|()| to.write_all(tar::padding(bytes.len())));
+                match written {
+                    // A reader that went away is no failure.
+                    Err(error) if name == STDOUT && error.kind() == ErrorKind::BrokenPipe => {
+                        return Ok(pb::ExportEnd {
+                            files: 1,
+                            ..pb::ExportEnd::default()
+                        });
+                    }
+                    written => written.map_err(failed)?,
+                }
             }
             Some(Body::End(end)) => {
                 to.write_all(&tar::END)
@@ -176,6 +198,49 @@ fn part(text: &str) -> String {
     match part.starts_with(['.', '-']) {
         true => format!("_{part}"),
         false => part,
+    }
+}
+
+/// Gives every file of an archive a name of its own, though parts of names are
+/// cut and replaced.
+#[derive(Debug, Default)]
+struct Names {
+    /// Which service each folder is of.
+    folders: HashMap<String, (String, String)>,
+    /// How often each name was given out among those of one service and second.
+    members: HashMap<String, u32>,
+    last: Option<(String, i64)>,
+}
+
+impl Names {
+    /// The folder of a file, and its name there.
+    fn of(&mut self, file: &pb::ExportedFile) -> (String, String) {
+        let service = (file.namespace.clone(), file.service.clone());
+        let plain = folder(file);
+        let mut folder = plain.clone();
+        let mut number = 1_u32;
+        while *self
+            .folders
+            .entry(folder.clone())
+            .or_insert_with(|| service.clone())
+            != service
+        {
+            number = number.saturating_add(1);
+            folder = format!("{plain}_{number}");
+        }
+        let here = Some((folder.clone(), file.start_unix_nanos));
+        if self.last != here {
+            self.members.clear();
+            self.last = here;
+        }
+        let member = member(file);
+        let again = self.members.entry(member.clone()).or_insert(0);
+        *again = again.saturating_add(1);
+        let member = match *again {
+            1 => member,
+            again => member.replace(".pb.gz", &format!("_{again}.pb.gz")),
+        };
+        (folder, member)
     }
 }
 
@@ -229,6 +294,21 @@ mod tests {
                 pprof_gz: Vec::new(),
             };
             assert_eq!(format!("{}/{}", folder(&file), member(&file)), expected);
+        }
+        let mut names = Names::default();
+        for (service, expected) in [
+            ("a b", "a_b/1970-01-01T00:00:07Z_3_memory.pb.gz"),
+            ("a b", "a_b/1970-01-01T00:00:07Z_3_memory_2.pb.gz"),
+            ("a/b", "a_b_2/1970-01-01T00:00:07Z_3_memory.pb.gz"),
+        ] {
+            let (folder, member) = names.of(&pb::ExportedFile {
+                service: service.to_owned(),
+                series: 3,
+                start_unix_nanos: 7_000_000_000,
+                profile: "memory".to_owned(),
+                ..pb::ExportedFile::default()
+            });
+            assert_eq!(format!("{folder}/{member}"), expected);
         }
         let file = pb::ExportedFile {
             namespace: long.clone(),

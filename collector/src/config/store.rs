@@ -184,7 +184,7 @@ impl Default for StoreConfig {
             group_by: ["version", "zone", "node"].map(str::to_owned).to_vec(),
             max_memory_bytes: 512 << 20,
             max_disk_bytes: 0,
-            max_tree_nodes: 1 << 20,
+            max_tree_nodes: 1 << 19,
             symbol_rules: names_of(Rules::DEFAULT.iter()).collect(),
             backup_folder: PathBuf::new(),
         }

@@ -17,7 +17,8 @@ use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Query, Request, State};
 use axum::response::{IntoResponse, Json, Response};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use proto::dictionary::{Decoder, WireWindow};
 use proto::labels::{LabelSet, NAMESPACE, SERVICE};
@@ -37,7 +38,7 @@ use crate::auth::Principal;
 use crate::import::{self, Dense, Limits};
 use crate::ingest::intake::{Intake, RETRY_AFTER, size_kib, stopping};
 use crate::ingest::resolve::lock;
-use crate::ingest::writer::{Outcome, Submission};
+use crate::ingest::writer::{MAX_INSTANCES, MAX_NAMED_SENDERS, Outcome, Submission};
 use crate::query::ServiceName;
 use crate::time_range::{self, rfc3339};
 
@@ -61,6 +62,8 @@ const LIMITS: Limits = Limits {
 };
 /// How long a profile took when nobody says: one window of an agent.
 const DEFAULT_LENGTH: Duration = Duration::from_secs(10);
+/// What a sender waits whose profile was refused for want of room among series.
+const REFUSED_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// What names of labels in the query begin with.
 const LABEL: &str = "label.";
 /// Longest name of an `id`.
@@ -98,6 +101,10 @@ impl PprofDoor {
     /// The body of `request`, with its share of the memory that bodies may take.
     async fn body(&self, request: Request) -> Result<(Bytes, OwnedSemaphorePermit), ApiError> {
         let headers = request.headers();
+        if is_from_a_page(headers) {
+            let message = "pages of other sites may not push; send the profile with a program";
+            return Err(ApiError::new(Kind::Forbidden, message));
+        }
         if let Some(form) = headers.get(CONTENT_TYPE)
             && form.as_bytes().starts_with(b"multipart/")
         {
@@ -135,14 +142,14 @@ impl PprofDoor {
         refusal(self.intake.rejected(code, message))
     }
 
-    /// What the profile in `body` holds.
-    async fn read(&self, body: Bytes) -> Result<Dense, ApiError> {
+    /// What the profile in `body` holds, with the place that is kept until there is
+    /// room for it.
+    async fn read(&self, body: Bytes) -> Result<(Dense, OwnedSemaphorePermit), ApiError> {
         let ended = || refusal(stopping());
         let place = Arc::clone(&self.reading).acquire_owned().await;
         let place = place.map_err(|_| ended())?;
         let reading = tokio::task::spawn_blocking(move || {
-            let _held_until_done = place;
-            import::read_pprof(&body, &LIMITS)
+            import::read_pprof(&body, &LIMITS).map(|dense| (dense, place))
         });
         let read = reading.await.map_err(|_| ended())?;
         read.map_err(|error| self.reject(RefusalCode::Malformed, chain(&error)))
@@ -155,19 +162,24 @@ impl PprofDoor {
         sender: Option<Sender>,
         window: WireWindow,
         dictionary: Decoder,
+        place: OwnedSemaphorePermit,
     ) -> Result<bool, ApiError> {
         let windows = vec![Ok(window)];
-        let words = u32::try_from(dictionary.memory_bytes() / 1024).unwrap_or(u32::MAX);
+        let words = dictionary
+            .memory_bytes()
+            .saturating_add(dictionary.text_bytes());
+        let words = u32::try_from(words / 1024).unwrap_or(u32::MAX);
         let kib = size_kib(&windows).saturating_add(words);
         let room = self.intake.room(kib).await.map_err(refusal)?;
+        drop(place);
         let held = self.intake.begin();
         lock(&held).decoder = dictionary;
         let (reply, outcome) = oneshot::channel();
-        let (instance, sequence) = match sender {
-            Some(sender) => (sender.instance(tenant), sender.number),
+        let (instance, sequence, max_instances) = match sender {
+            Some(sender) => (sender.instance(tenant), sender.number, MAX_NAMED_SENDERS),
             None => {
                 let before = self.sequence.fetch_add(1, Ordering::Relaxed);
-                (self.instance, before.saturating_add(1))
+                (self.instance, before.saturating_add(1), MAX_INSTANCES)
             }
         };
         let submission = Submission {
@@ -177,6 +189,7 @@ impl PprofDoor {
             is_import: false,
             windows,
             dictionary: held,
+            max_instances,
             room: Some(room),
             reply,
         };
@@ -184,10 +197,23 @@ impl PprofDoor {
         match outcome.await.unwrap_or_else(|_| stopping()) {
             Outcome::Acked { refused, duplicate } => match refused.into_iter().next() {
                 None => Ok(duplicate),
-                Some((_, code, message)) => Err(ApiError::new(Kind::of_refusal(code), message)),
+                Some((_, code, message)) => {
+                    let kind = Kind::of_refusal(code);
+                    let passes = matches!(kind, Kind::Exhausted | Kind::Unavailable);
+                    let wait = passes.then_some(REFUSED_RETRY_AFTER);
+                    Err(ApiError::new(kind, message).retry_after(wait))
+                }
             },
             refused @ Outcome::Refused { .. } => Err(refusal(refused)),
         }
+    }
+}
+
+/// Whether a browser sends it for a page of another site, which asks nobody.
+fn is_from_a_page(headers: &HeaderMap) -> bool {
+    match headers.get("sec-fetch-site") {
+        Some(site) => !matches!(site.as_bytes(), b"same-origin" | b"none"),
+        None => headers.contains_key(ORIGIN),
     }
 }
 
@@ -334,7 +360,7 @@ pub async fn pprof(
             "the body is empty; send a pprof profile: curl --data-binary @FILE",
         ));
     }
-    let dense = app.ingest.read(body).await?;
+    let (dense, reading) = app.ingest.read(body).await?;
     drop(place);
     let window = params.window(dense.start, dense.duration, now)?;
     let stored = Stored {
@@ -363,7 +389,7 @@ pub async fn pprof(
         .map_err(|error| app.ingest.reject(RefusalCode::TooLarge, chain(&error)))?;
     let door = &app.ingest;
     let duplicate = door
-        .store(&principal.tenant, params.sender, wire, dictionary)
+        .store(&principal.tenant, params.sender, wire, dictionary, reading)
         .await?;
     Ok(Json(Stored {
         duplicate,

@@ -3,13 +3,13 @@
 //! Every format goes through here, so caps and counts are the same for all.
 //! Maps hash with a random key: files are hostile.
 
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 
 use proto::profile::Column;
 use proto::stack::{Frame, FrameKind, Stack};
 use proto::value_type::{ProfileType, Temporality};
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Assumed, Dense, LeftOut, Limits, start_of};
 
@@ -138,11 +138,11 @@ impl Sums {
 #[derive(Debug)]
 pub(super) struct Tally<'l> {
     limits: &'l Limits,
-    texts: FxHashSet<Arc<str>>,
-    ids: FxHashMap<Frame, FrameId>,
+    texts: HashSet<Arc<str>>,
+    ids: HashMap<Frame, FrameId>,
     frames: Vec<Frame>,
     /// Stacks are numbered in the order of their first samples.
-    paths: FxHashMap<Box<[FrameId]>, StackId>,
+    paths: HashMap<Box<[FrameId]>, StackId>,
     columns: Vec<Sums>,
     /// The stack that is being pushed.
     path: Vec<FrameId>,
@@ -157,10 +157,10 @@ impl<'l> Tally<'l> {
     pub(super) fn new(limits: &'l Limits) -> Self {
         Self {
             limits,
-            texts: FxHashSet::default(),
-            ids: FxHashMap::default(),
+            texts: HashSet::new(),
+            ids: HashMap::new(),
             frames: Vec::new(),
-            paths: FxHashMap::default(),
+            paths: HashMap::new(),
             columns: Vec::new(),
             path: Vec::new(),
             is_truncated: false,

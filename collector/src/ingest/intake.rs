@@ -1,9 +1,9 @@
 //! The way from every door to the writer: what waits is bounded, and what finds
 //! no room is refused with a hint and counted.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use proto::dictionary::{WireWindow, WireWindowError};
 use proto::pb::tepui::RefusalCode;
@@ -14,6 +14,8 @@ use super::writer::{Outcome, Submission};
 use crate::metrics::Metrics;
 use crate::normalize::Rules;
 
+/// Least time between two looks for texts that nobody has any more.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long a batch waits for room before it is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a sender waits when the disk is full.
@@ -48,6 +50,8 @@ pub struct Intake {
     metrics: Arc<Metrics>,
     room: Arc<Semaphore>,
     dictionaries: Arc<Dictionaries>,
+    /// When texts were last swept.
+    swept: Arc<Mutex<Option<Instant>>>,
     limits: Limits,
 }
 
@@ -66,6 +70,7 @@ impl Intake {
             metrics,
             room: Arc::new(Semaphore::new(kib)),
             dictionaries: Arc::new(Dictionaries::new(rules)),
+            swept: Arc::default(),
             limits,
         }
     }
@@ -73,6 +78,15 @@ impl Intake {
     /// The dictionary of a stream that has said nothing.
     pub(crate) fn begin(&self) -> SharedDictionary {
         self.dictionaries.begin()
+    }
+
+    /// Lets go of texts that nobody has any more, at most every [`SWEEP_EVERY`].
+    pub(super) fn sweep(&self) {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY) {
+            self.dictionaries.sweep();
+            *swept = Some(Instant::now());
+        }
     }
 
     /// Whether the dictionaries of all streams take more than they may.

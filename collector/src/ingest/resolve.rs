@@ -46,6 +46,11 @@ impl Dictionaries {
         Arc::new(Mutex::new(dictionary))
     }
 
+    /// Lets go of texts that no stream and no tree has any more.
+    pub fn sweep(&self) {
+        self.texts.sweep();
+    }
+
     /// About how many bytes all of them take, also those of streams that have
     /// begun anew while batches that came before still wait.
     pub fn bytes(&self) -> usize {
@@ -129,6 +134,11 @@ impl StreamDictionary {
         self.resolved.keys().map(|tree| tree.service)
     }
 
+    /// Trees that it holds ids of.
+    pub(super) fn trees(&self) -> impl Iterator<Item = TreeId> {
+        self.resolved.keys().copied()
+    }
+
     /// Counts anew what it takes, the texts of the pool apart, and returns it.
     pub(super) fn recount(&mut self) -> usize {
         let ids = self.resolved.values();
@@ -192,25 +202,29 @@ impl StreamDictionary {
             return Ok(stack);
         }
         let shared = tree(of)?;
-        let others = self.resolved.iter();
-        let elsewhere = others
-            .filter(|(other, _)| **other != of)
-            .find_map(|(other, resolved)| Some((*other, at(&resolved.stacks, id)?)));
-        let stack = match elsewhere {
-            Some((other, stack)) => {
-                let frames: Vec<Frame> = {
-                    let other = tree(other)?;
-                    let other = trees::read(&other);
-                    other.path(stack)
-                };
-                trees::write(&shared).intern(frames.iter())
-            }
-            None => self.add(of, id, &shared, tree)?,
+        let mut others = self.resolved.iter();
+        let stack = if self.decoder.frame_ids(id).is_some() {
+            self.add(of, id, &shared, tree)?
+        } else {
+            // Forgotten since a service has it.
+            let (other, stack) = others
+                .find_map(|(other, resolved)| Some((*other, at(&resolved.stacks, id)?)))
+                .ok_or(ResolveError::Unknown(id))?;
+            let frames: Vec<Frame> = {
+                let other = tree(other)?;
+                let other = trees::read(&other);
+                other.leaf(stack).ok_or(ResolveError::Unknown(id))?;
+                other.path(stack)
+            };
+            trees::write(&shared).intern(frames.iter())
         };
         if let Some(resolved) = self.resolved.get_mut(&of) {
             set(&mut resolved.stacks, id, stack);
         }
-        self.decoder.forget_stack(id);
+        // What a full tree cut off may find room in the tree of another service.
+        if !trees::read(&shared).is_overflow(stack) {
+            self.decoder.forget_stack(id);
+        }
         Ok(stack)
     }
 
@@ -260,7 +274,9 @@ impl StreamDictionary {
         if let Some(resolved) = self.resolved.get_mut(&of) {
             set(&mut resolved.frames, id, interned);
         }
-        self.decoder.forget_frame(id);
+        if !trees::read(shared).is_overflow_frame(interned) {
+            self.decoder.forget_frame(id);
+        }
         Ok(interned)
     }
 }

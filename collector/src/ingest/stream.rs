@@ -25,7 +25,7 @@ use tracing::{debug, info};
 
 use super::intake::{Intake, RETRY_AFTER, stopping};
 use super::resolve::{SharedDictionary, lock};
-use super::writer::{Outcome, Submission};
+use super::writer::{MAX_INSTANCES, Outcome, Submission};
 use crate::agents::Agents;
 use crate::auth::Principal;
 use crate::metrics::Metrics;
@@ -344,6 +344,7 @@ impl Push {
             is_import: self.is_import,
             windows,
             dictionary: Arc::clone(&self.dictionary),
+            max_instances: MAX_INSTANCES,
             room: Some(room),
             reply,
         };
@@ -383,6 +384,7 @@ impl Push {
             // What trees have by now is forgotten.
             self.settle().await;
             lock(&self.dictionary).recount();
+            self.intake.sweep();
             if self.intake.has_large_dictionaries() {
                 let message = "dictionaries of all streams take too much memory";
                 return Err((pb::RefusalCode::DictionaryReset, message.to_owned()));

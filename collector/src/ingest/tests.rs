@@ -14,10 +14,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::resolve::{SharedDictionary, lock};
-use super::writer::{Outcome, Submission, Writer};
+use super::writer::{MAX_INSTANCES, Outcome, Submission, Writer};
 use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::metrics::Metrics;
+use crate::normalize::Rules;
 use crate::rollup::groups::Groups;
 use crate::rollup::rolled::Rolled;
 use crate::store::rocks::RocksStore;
@@ -262,6 +263,7 @@ impl Stream {
             is_import: false,
             windows,
             dictionary: Arc::clone(&self.dictionary),
+            max_instances: MAX_INSTANCES,
             room: None,
             reply,
         };
@@ -327,6 +329,51 @@ fn reset(outcome: &Outcome) -> bool {
             ..
         }
     )
+}
+
+#[test]
+fn streams_begin_anew_when_a_tree_is_followed_by_another() {
+    let mut bench = bench();
+    let (mut a, mut b) = (Stream::new(1), Stream::new(2));
+    assert_eq!(commit(&mut bench, &mut a, 1, profile("old", 10, 1)), ACKED);
+    assert_eq!(commit(&mut bench, &mut b, 1, profile("old", 10, 2)), ACKED);
+
+    let mut bench = Bench {
+        writer: bench.writer.normalising(Rules::NONE),
+        ..bench
+    };
+    // The first begins it with this very batch, the other finds it begun.
+    assert!(reset(&commit(&mut bench, &mut a, 2, profile("new", 20, 4))));
+    assert!(reset(&commit(&mut bench, &mut b, 2, profile("new", 20, 8))));
+    assert!(reset(&commit(&mut bench, &mut a, 2, profile("new", 20, 4))));
+    for (stream, sequence, value) in [(1, 2, 4), (2, 2, 8)] {
+        let mut anew = Stream::new(stream);
+        let window = profile("old", 20, value);
+        assert_eq!(commit(&mut bench, &mut anew, sequence, window), ACKED);
+    }
+    let epochs = bench.store.epochs(ServiceId(1)).unwrap();
+    let rules: Vec<_> = epochs.iter().map(|row| (row.epoch, row.rules)).collect();
+    let rows = [Rules::DEFAULT, Rules::NONE].map(|rules| Some(rules.bits()));
+    assert_eq!(rules, [(Epoch(0), rows[0]), (Epoch(1), rows[1])]);
+    let of = |epoch| TreeId {
+        service: ServiceId(1),
+        epoch: Epoch(epoch),
+    };
+    for epoch in [0, 1] {
+        assert_eq!(bench.store.tree(of(epoch)).unwrap().stack_count(), 1);
+    }
+    // Nothing before the second is asked for: the first goes, and only it.
+    let until_s = epochs[1].since_s;
+    assert_eq!(
+        bench
+            .trees
+            .remove_before(ServiceId(1), until_s - 1)
+            .unwrap(),
+        0
+    );
+    assert_eq!(bench.trees.remove_before(ServiceId(1), until_s).unwrap(), 1);
+    assert_eq!(bench.store.tree(of(0)).unwrap().stack_count(), 0);
+    assert_eq!(bench.store.tree(of(1)).unwrap().stack_count(), 1);
 }
 
 #[test]
@@ -403,6 +450,7 @@ fn a_batch_whose_reading_fails_half_way_counts_once_when_it_comes_again() {
                 is_import: false,
                 windows,
                 dictionary: Arc::clone(&stream.dictionary),
+                max_instances: MAX_INSTANCES,
                 room: None,
                 reply,
             };
@@ -483,6 +531,7 @@ fn a_service_has_no_more_series_than_allowed() {
             is_import: false,
             windows,
             dictionary: Arc::clone(&stream.dictionary),
+            max_instances: MAX_INSTANCES,
             room: None,
             reply,
         }]);

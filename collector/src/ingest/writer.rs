@@ -51,9 +51,13 @@ const GROUP_LENGTH: usize = 256;
 pub const MAX_SERIES: usize = 10_000;
 /// How long a series counts as live after its last window.
 const LIVE: Duration = Duration::from_secs(86_400);
-/// Most services of one collector, and most agent instances it remembers.
+/// Most services of one collector.
 const MAX_SERVICES: usize = 100_000;
-const MAX_WRITERS: usize = 100_000;
+/// Most agent instances that are remembered.
+pub const MAX_INSTANCES: usize = 100_000;
+/// Instances beside which no sender of single profiles gets a name of its own: agents
+/// must find room when they start again.
+pub const MAX_NAMED_SENDERS: usize = MAX_INSTANCES / 2;
 /// Least time between two rounds of what need not be done at each write.
 const CHORE_EVERY: Duration = Duration::from_secs(60);
 /// Series that are remembered to have been active; beyond it they are written
@@ -89,6 +93,8 @@ pub struct Submission {
     pub windows: Vec<Result<WireWindow, WireWindowError>>,
     /// The dictionary that its stack ids are of.
     pub dictionary: SharedDictionary,
+    /// Instances beside which a new one is refused.
+    pub max_instances: usize,
     /// Its share of the memory that waiting windows may take.
     pub room: Option<OwnedSemaphorePermit>,
     /// Where the outcome goes.
@@ -296,6 +302,8 @@ enum Refuse {
     Store(StoreError),
     /// Too many old sums are being changed: the batch must come again.
     Busy,
+    /// The stream must begin anew, and then send the batch again.
+    Anew,
 }
 
 impl From<CoarseError> for Refuse {
@@ -549,10 +557,13 @@ impl Writer {
         let known = known.or_else(|| self.writers.get(&submission.instance));
         let row = match known {
             Some(row) => *row,
-            None if self.writers.len() + pending.writers.len() >= MAX_WRITERS => {
+            None if self.writers.len() + pending.writers.len() >= submission.max_instances => {
                 return Outcome::Refused {
                     code: RefusalCode::Overloaded,
-                    message: format!("{MAX_WRITERS} agent instances are known already"),
+                    message: format!(
+                        "{} agent instances are known already",
+                        submission.max_instances
+                    ),
                     retry_after: Some(CHORE_EVERY),
                 };
             }
@@ -609,13 +620,16 @@ impl Writer {
             }
         }
         pending.accept_staged(&self.active);
-        let now_s = u64::try_from(now.seconds()).unwrap_or(0);
-        let next = dedupe::accept(&row, submission.sequence, now_s);
-        pending
-            .group
-            .dictionary
-            .push(rows::writer(&submission.instance, &next));
-        pending.writers.insert(submission.instance, next);
+        // A batch of which nothing was kept may come again, and is judged again.
+        if written > 0 || refused.is_empty() {
+            let now_s = u64::try_from(now.seconds()).unwrap_or(0);
+            let next = dedupe::accept(&row, submission.sequence, now_s);
+            pending
+                .group
+                .dictionary
+                .push(rows::writer(&submission.instance, &next));
+            pending.writers.insert(submission.instance, next);
+        }
         pending.windows += written;
         Outcome::Acked {
             refused,
@@ -634,7 +648,18 @@ impl Writer {
             dictionary.make_void();
             return Some("a service of this stream was deleted");
         }
+        // Its ids are of a tree that may be full, or removed one day.
+        if dictionary.trees().any(|tree| self.is_followed(tree)) {
+            dictionary.make_void();
+            return Some("a call tree of this stream was followed by a new one");
+        }
         None
+    }
+
+    /// Whether stacks are added to another tree by now.
+    fn is_followed(&self, tree: TreeId) -> bool {
+        let current = self.trees.current(tree.service);
+        current.is_ok_and(|row| row.epoch != tree.epoch)
     }
 
     /// Why a batch must come again.
@@ -645,6 +670,10 @@ impl Writer {
                 self.metrics.store_read_errors.inc();
                 (RefusalCode::Unavailable, chain(error))
             }
+            Refuse::Anew => (
+                RefusalCode::DictionaryReset,
+                "a new call tree was begun".to_owned(),
+            ),
             Refuse::Busy | Refuse::Window(_) => (
                 RefusalCode::Overloaded,
                 "many old windows came at once".to_owned(),
@@ -701,20 +730,23 @@ impl Writer {
             .collect::<Result<Vec<_>, _>>()?;
         let (epoch, stacks) = self.stacks(submission, service, &window.stacks, now, pending)?;
         let span_ns = u64::try_from(window.window.duration().as_nanos()).unwrap_or(u64::MAX);
+        // A window is staged whole or not at all.
+        let mut made = Vec::with_capacity(types.len() + 1);
         for (column, ptype) in window.columns.iter().zip(types) {
             let observed_ns = window.facts.observed_in(&window.window);
             let time = (span_ns, observed_ns);
             let value = value(column, epoch, &stacks, time, &mut self.gather);
-            self.put(key(ptype), &window.labels, value, pending)?;
+            made.push(self.put(key(ptype), &window.labels, value, pending)?);
         }
         let is_cpu = |column: &Column| column.profile_type.sample() == ProfileType::cpu().sample();
         if window.columns.is_empty() || window.columns.iter().any(is_cpu) {
             let key = key(PtypeId::FACTS);
-            self.put_facts(key, &window.labels, span_ns, &window.facts, pending)?;
+            made.push(self.put_facts(key, &window.labels, span_ns, &window.facts, pending)?);
             if !submission.is_import {
                 pending.touched.push((service, series, start_s));
             }
         }
+        pending.staged.extend(made);
         // Live series are counted by their facts, which not every window has.
         pending.note_active(
             Active {
@@ -872,9 +904,17 @@ impl Writer {
             }
             let row = EpochRow {
                 epoch,
-                since_s: now_s,
+                // No window of the epoch before starts later, whatever our clock says.
+                since_s: now_s
+                    .max(pending.closed)
+                    .max(before.since_s)
+                    .saturating_add(MAX_AHEAD.as_secs()),
                 rules: Some(self.rules.bits()),
             };
+            if before == EpochRow::FIRST && epoch != before.epoch {
+                // So that it is known to be there, and removed one day.
+                pending.group.dictionary.push(rows::epoch(service, &before));
+            }
             pending.group.dictionary.push(rows::epoch(service, &row));
             pending.begun.push((service, before));
             self.trees.set_current(service, row);
@@ -907,22 +947,31 @@ impl Writer {
             return Ok((Epoch(0), Vec::new()));
         }
         let id = self.current(service, now, pending)?;
+        let mut dictionary = lock(&submission.dictionary);
+        // This very batch may begin an epoch.
+        if dictionary
+            .trees()
+            .any(|tree| tree.service == service && tree != id)
+        {
+            dictionary.make_void();
+            return Err(Refuse::Anew);
+        }
         let tree = |id| self.tree(id, pending);
-        match lock(&submission.dictionary).stacks(id, wire, tree) {
+        match dictionary.stacks(id, wire, tree) {
             Ok(stacks) => Ok((id.epoch, stacks)),
             Err(ResolveError::Store(error)) => Err(error.into()),
             Err(error) => refuse(RefusalCode::Malformed, error.to_string()),
         }
     }
 
-    /// Puts a window, added to what lies under its key already.
+    /// A window as it is to be staged, added to what lies under its key already.
     fn put(
         &self,
         key: WindowKey,
         labels: &LabelSet,
         mut value: Value,
         pending: &mut Pending,
-    ) -> Result<(), Refuse> {
+    ) -> Result<(WindowKey, Vec<u8>), Refuse> {
         self.put_with(key, labels, pending, |stored| {
             if let Some(stored) = stored {
                 let other = Value::decode(stored).map_err(|problem| {
@@ -941,7 +990,7 @@ impl Writer {
         span_ns: u64,
         facts: &Facts,
         pending: &mut Pending,
-    ) -> Result<(), Refuse> {
+    ) -> Result<(WindowKey, Vec<u8>), Refuse> {
         self.put_with(key, labels, pending, |stored| {
             let earlier = stored.and_then(rows::read_facts);
             let (span_ns, facts) = match earlier {
@@ -960,22 +1009,20 @@ impl Writer {
         labels: &LabelSet,
         pending: &mut Pending,
         make: impl FnOnce(Option<&[u8]>) -> Result<Vec<u8>, StoreError>,
-    ) -> Result<(), Refuse> {
+    ) -> Result<(WindowKey, Vec<u8>), Refuse> {
         if pending.coarse.takes(&key) {
             // Only in the batch itself two windows can share a key here.
             let value = make(pending.staged.get(&key).map(Vec::as_slice))?;
             pending
                 .coarse
                 .prepare(&key, labels, &*self.store, &self.groups)?;
-            pending.staged.insert(key, value);
-            return Ok(());
+            return Ok((key, value));
         }
         let value = match pending.written(&key) {
             Some(written) => make(Some(written))?,
             None => make(self.store.window(&key)?.as_deref())?,
         };
-        pending.staged.insert(key, value);
-        Ok(())
+        Ok((key, value))
     }
 }
 

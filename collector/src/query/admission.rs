@@ -67,6 +67,25 @@ impl Admission {
         let bytes = cost(&trees::read(tree)).saturating_mul(answers);
         self.memory.take(bytes, PATIENCE)
     }
+
+    /// Memory for a copy of all stacks of `trees` as one tree, and `answers` answers
+    /// over it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admission::share`].
+    pub(super) fn share_copy(
+        &self,
+        trees: &[SharedTree],
+        answers: usize,
+    ) -> Result<Share, NoShare> {
+        let bytes = trees.iter().fold(0_usize, |sum, tree| {
+            let tree = trees::read(tree);
+            let of_tree = cost(&tree).saturating_mul(answers);
+            sum.saturating_add(of_tree).saturating_add(tree.bytes())
+        });
+        self.memory.take(bytes, PATIENCE)
+    }
 }
 
 /// A place among the queries that run, given back when dropped.

@@ -56,6 +56,14 @@ impl Basis {
         *pruned = pruned.saturating_add(nodes);
     }
 
+    /// Adds the time during which something of a sum was observed.
+    fn see(&mut self, sum: RangeSum) {
+        self.seconds.absorb(&RangeSum {
+            seconds: sum.seconds,
+            ..RangeSum::default()
+        });
+    }
+
     /// Seconds during which something was observed: what a gauge is divided by.
     pub(super) fn observed_s(&mut self) -> i128 {
         self.seconds.finish();
@@ -204,9 +212,12 @@ impl Inner {
         sum: Sum<'_>,
         gone: &Arc<AtomicBool>,
         one: &mut OneTree,
+        basis: &mut Basis,
     ) -> Result<Vec<i128>, QueryError> {
         let (sum, _) = self.vectors(sum, gone)?;
-        self.in_units(&sum, one)
+        let values = self.in_units(&sum, one)?;
+        basis.see(sum);
+        Ok(values)
     }
 
     /// As [`Inner::values`], with what they rest on added to `basis`; `None`
@@ -240,10 +251,7 @@ impl Inner {
         let lost = self.lost_samples(service, selection, window)?;
         coverage.lost_samples = coverage.lost_samples.saturating_add(lost);
         let values = self.in_units(&sum, one)?;
-        basis.seconds.absorb(&RangeSum {
-            seconds: sum.seconds,
-            ..RangeSum::default()
-        });
+        basis.see(sum);
         Ok(Some(values))
     }
 

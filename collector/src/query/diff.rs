@@ -114,8 +114,7 @@ impl Inner {
         sides: &mut Sides,
     ) -> Result<(), QueryError> {
         let [_, new] = questions;
-        let mut one = self.one_tree(service)?;
-        let _memory = self.admission.share(&one.tree, 2 * new.answers())?;
+        let mut one = self.one_tree(service, 2 * new.answers())?;
         let mut values: [Vec<i128>; 2] = Default::default();
         let of_sides = values.iter_mut().zip(&mut sides.bases).zip(questions);
         for (((values, basis), question), on) in of_sides.zip(on) {

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proto::labels::Selector;
 use proto::value_type::Temporality;
@@ -17,7 +17,7 @@ use crate::groups::{Group, GroupsAnswer, Member};
 use crate::prune::{self, OTHER};
 use crate::rollup::read::Selection;
 use crate::store::trees;
-use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey};
+use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey, StoreError};
 use crate::top;
 use crate::tree::CallTree;
 
@@ -25,6 +25,8 @@ use crate::tree::CallTree;
 pub const DEFAULT_GROUPS: usize = 20;
 /// Most groups that a caller may ask for, the rest not counted.
 pub const MAX_GROUPS: usize = 100;
+/// Most values of a label that are looked at to find the largest.
+pub(super) const MAX_VALUES: usize = 2_000;
 /// Nodes of one group when the caller does not say.
 const GROUP_NODES: usize = 2_048;
 /// Most nodes of all groups together.
@@ -187,17 +189,33 @@ impl Inner {
                 .map(|(value, members)| (Member::Value(value), members))
                 .collect());
         }
+        if by_value.len() > MAX_VALUES {
+            return Err(QueryError::TooManyValues {
+                label: request.label.clone(),
+                values: by_value.len(),
+            });
+        }
+        let types = self.directory.types();
+        let is_gauge = types
+            .iter()
+            .any(|(id, stored)| *id == ptype && stored.temporality == Temporality::Gauge);
         // Which are large shows only in their sums, so each is added up twice.
         let mut sized = Vec::with_capacity(by_value.len());
         for (value, members) in by_value {
+            if gone.load(Ordering::Relaxed) {
+                return Err(StoreError::Cancelled.into());
+            }
             let mut size = 0_i128;
+            let mut basis = Basis::default();
             for (service, selection) in &members {
                 let sum = (*service, ptype, selection, *window);
-                let mut one = self.one_tree(*service)?;
-                let _memory = self.admission.share(&one.tree, request.profile.answers())?;
-                let values = self.values(sum, gone, &mut one)?;
+                let mut one = self.one_tree(*service, request.profile.answers())?;
+                let values = self.values(sum, gone, &mut one, &mut basis)?;
                 let of_service = total(&trees::read(&one.tree), &values, &request.profile.choice());
                 size = size.saturating_add(of_service);
+            }
+            if is_gauge {
+                size = size.checked_div(basis.observed_s()).unwrap_or(size);
             }
             sized.push((Reverse(size.unsigned_abs()), value, members));
         }
@@ -231,8 +249,7 @@ impl Inner {
     ) -> Result<Part, QueryError> {
         let mut part = Part::default();
         for (service, selection) in members {
-            let mut one = self.one_tree(*service)?;
-            let _memory = self.admission.share(&one.tree, request.answers())?;
+            let mut one = self.one_tree(*service, request.answers())?;
             let sum = (*service, ptype, selection, request.window);
             if let Some(values) = self.sum(sum, gone, &mut part.basis, &mut one)? {
                 let choice = Choice {

@@ -22,20 +22,36 @@ pub(super) struct OneTree {
     epoch: Epoch,
     /// Whether values of it were given out.
     is_used: bool,
-    /// The memory of a copy.
-    copy: Option<Share>,
+    /// Whether nobody else sees the tree.
+    is_copy: bool,
+    /// Stacks of the epoch that a copy has under their own ids.
+    own_stacks: u32,
+    /// How many plain answers over a tree it takes the memory of.
+    answers: usize,
+    /// The memory of it all.
+    share: Option<Share>,
 }
 
 impl Inner {
-    /// The tree that new stacks of `service` are added to.
-    pub(super) fn one_tree(&self, service: ServiceId) -> Result<OneTree, QueryError> {
+    /// The tree that new stacks of `service` are added to, with the memory of
+    /// `answers` answers over it.
+    pub(super) fn one_tree(
+        &self,
+        service: ServiceId,
+        answers: usize,
+    ) -> Result<OneTree, QueryError> {
         let epoch = self.trees.current(service)?.epoch;
+        let tree = self.trees.at(TreeId { service, epoch })?;
+        let share = self.admission.share(&tree, answers)?;
         Ok(OneTree {
-            tree: self.trees.at(TreeId { service, epoch })?,
+            tree,
             service,
             epoch,
             is_used: false,
-            copy: None,
+            is_copy: false,
+            own_stacks: u32::MAX,
+            answers,
+            share: Some(share),
         })
     }
 
@@ -54,10 +70,13 @@ impl Inner {
                 let service = one.service;
                 one.tree = self.trees.at(TreeId { service, epoch })?;
                 one.epoch = epoch;
+                // Given back before anything is waited for.
+                one.share = None;
+                one.share = Some(self.admission.share(&one.tree, one.answers)?);
             }
             (Some(&epoch), 1) if epoch == one.epoch => {}
             (None, _) => {}
-            _ => self.copy_once(one)?,
+            _ => self.copy(one, &epochs)?,
         }
         one.is_used = true;
         let mut values: Vec<i128> = Vec::new();
@@ -75,16 +94,25 @@ impl Inner {
             let stacks = stacks.filter(|(_, value)| **value != 0);
             let weighted = stacks.map(|(stack, value)| (stack, value.saturating_mul(weight)));
             let index = |stack: u32| usize::try_from(stack).unwrap_or(usize::MAX);
-            if kind.epoch == one.epoch {
-                weighted.for_each(|(stack, value)| add(index(stack), value));
-                continue;
-            }
-            let other = self.trees.at(TreeId {
-                service: one.service,
-                epoch: kind.epoch,
-            })?;
+            // Stacks that came after a tree was copied are looked up like others.
+            let own_stacks = match kind.epoch == one.epoch {
+                true => one.own_stacks,
+                false => 0,
+            };
+            let mut other = None;
             for (stack, value) in weighted {
-                let path = trees::read(&other).path(stack);
+                if stack < own_stacks {
+                    add(index(stack), value);
+                    continue;
+                }
+                let other = match &other {
+                    Some(other) => other,
+                    None => other.insert(self.trees.at(TreeId {
+                        service: one.service,
+                        epoch: kind.epoch,
+                    })?),
+                };
+                let path = trees::read(other).path(stack);
                 let stack = trees::write(&one.tree).intern(path.iter());
                 add(index(stack), value);
             }
@@ -92,11 +120,23 @@ impl Inner {
         Ok(values)
     }
 
-    /// Makes `one` a copy that nobody else sees, unless it is one.
-    fn copy_once(&self, one: &mut OneTree) -> Result<(), QueryError> {
-        if one.copy.is_none() {
-            one.copy = Some(self.admission.share(&one.tree, 2)?);
-            let copy = trees::read(&one.tree).clone().limited(usize::MAX);
+    /// Makes `one` a copy that nobody else sees, unless it is one, and takes the
+    /// memory for the stacks of `epochs` in it.
+    fn copy(&self, one: &mut OneTree, epochs: &BTreeSet<Epoch>) -> Result<(), QueryError> {
+        let mut trees = vec![Arc::clone(&one.tree)];
+        for &epoch in epochs.iter().filter(|epoch| **epoch != one.epoch) {
+            let service = one.service;
+            trees.push(self.trees.at(TreeId { service, epoch })?);
+        }
+        // Given back before anything is waited for.
+        one.share = None;
+        one.share = Some(self.admission.share_copy(&trees, one.answers)?);
+        if !one.is_copy {
+            let mut copy = trees::read(&one.tree).clone().limited(usize::MAX);
+            // What is not written may come to stand for something else.
+            copy.roll_back();
+            one.own_stacks = u32::try_from(copy.stack_count()).unwrap_or(u32::MAX);
+            one.is_copy = true;
             one.tree = Arc::new(RwLock::new(copy));
         }
         Ok(())

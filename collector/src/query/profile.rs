@@ -95,8 +95,7 @@ impl Inner {
             let mut basis = Basis::default();
             for (service, _) in &services {
                 let selection = self.select(*service, &request.selector)?;
-                let mut one = self.one_tree(*service)?;
-                let _memory = self.admission.share(&one.tree, request.answers())?;
+                let mut one = self.one_tree(*service, request.answers())?;
                 let sum = (*service, ptype, &selection, request.window);
                 if let Some(values) = self.sum(sum, gone, &mut basis, &mut one)? {
                     let choice = request.choice();

@@ -58,8 +58,7 @@ impl Inner {
             let mut found = Found::default();
             for (service, _) in &services {
                 let selection = self.select(*service, &request.selector)?;
-                let mut one = self.one_tree(*service)?;
-                let _memory = self.admission.share(&one.tree, ANSWERS)?;
+                let mut one = self.one_tree(*service, ANSWERS)?;
                 let sum = (*service, ptype, &selection, request.window);
                 let Some(values) = self.sum(sum, gone, &mut found.basis, &mut one)? else {
                     continue;

@@ -21,7 +21,7 @@ use super::total::Total;
 use super::*;
 use crate::dirty::Dirty;
 use crate::ingest::resolve::{SharedDictionary, lock};
-use crate::ingest::writer::{Outcome, Submission, Writer};
+use crate::ingest::writer::{MAX_INSTANCES, Outcome, Submission, Writer};
 use crate::retention::{Horizons, Override, Retention, Services, drop_old};
 use crate::store::rocks::RocksStore;
 use crate::store::tier::{HOUR_S, range};
@@ -211,6 +211,7 @@ impl World {
             is_import: false,
             windows,
             dictionary,
+            max_instances: MAX_INSTANCES,
             room: None,
             reply,
         };

@@ -371,9 +371,15 @@ impl ServiceTree {
     }
 
     /// Whether a stack ends in [`OVERFLOW`].
-    fn is_overflow(&self, stack: u32) -> bool {
-        let leaf = self.frames_of(stack).next();
-        leaf.and_then(|frame| self.string(frame.function)) == Some(OVERFLOW)
+    pub fn is_overflow(&self, stack: u32) -> bool {
+        let leaf = self.leaf(stack).and_then(|leaf| at(&self.nodes, leaf));
+        leaf.is_some_and(|&(_, frame)| self.is_overflow_frame(frame))
+    }
+
+    /// Whether a frame is [`OVERFLOW`].
+    pub fn is_overflow_frame(&self, frame: u32) -> bool {
+        let function = self.function(frame);
+        function.and_then(|function| self.string(function)) == Some(OVERFLOW)
     }
 
     /// The node of a path, or the last one on it that is there.

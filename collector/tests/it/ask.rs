@@ -407,7 +407,7 @@ async fn labels_and_types_are_those_of_the_range() {
 #[tokio::test]
 async fn what_takes_more_memory_than_there_is_is_refused() {
     let server = Server::start_with(|config, _| config.store.max_memory_bytes = 64 << 20).await;
-    let names: Vec<String> = (0..20_000).map(|at| format!("f{at}")).collect();
+    let names: Vec<String> = (0..26_000).map(|at| format!("f{at}")).collect();
     let stacks: Vec<[&str; 2]> = names.iter().map(|name| ["main.main", name]).collect();
     let samples: Vec<(&[&str], i64)> = stacks.iter().map(|stack| (&stack[..], 1)).collect();
     let instance = [4; 16];
@@ -421,7 +421,7 @@ async fn what_takes_more_memory_than_there_is_is_refused() {
     assert_eq!(small.status, 200, "{}", small.text());
     let path = "/api/v1/sandwich?service=wide&function=main.main";
     let large = server.get(path, &[]).await;
-    assert_eq!(large.status, 429, "{}", large.text());
+    assert_eq!(large.status, 429);
     let error = &large.json()["error"];
     assert_eq!(error["kind"], "exhausted");
     let message = error["message"].as_str().unwrap();

@@ -67,6 +67,39 @@ async fn a_profile_with_an_id_counts_once() {
 }
 
 #[tokio::test]
+async fn a_refused_profile_may_come_again_under_its_id() {
+    let server = Server::start().await;
+    let profile = go_profile();
+    let path = "/api/v1/ingest?service=shop&id=job-7";
+    let ahead = format!("{path}&from=2200-01-01");
+    assert_eq!(server.post(&ahead, &[], &profile).await.status, 400);
+    let again = server
+        .post(&format!("{path}&from=20s"), &[], &profile)
+        .await;
+    assert_eq!(again.json()["duplicate"], false);
+    assert_eq!(server.total("shop").await, WHOLE_NS);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_push_nothing() {
+    let server = Server::start().await;
+    for (headers, status) in [
+        (&["sec-fetch-site: cross-site"][..], 403),
+        (&["sec-fetch-site: same-site"], 403),
+        (&["origin: https://a.example"], 403),
+        (&["sec-fetch-site: same-origin"], 200),
+        (&[], 200),
+    ] {
+        let path = "/api/v1/ingest?service=shop&from=20s";
+        let reply = server.post(path, headers, &go_profile()).await;
+        assert_eq!(reply.status, status, "{headers:?}: {}", reply.text());
+    }
+    assert_eq!(server.total("shop").await, 2 * WHOLE_NS);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_no_profile_is_refused_with_the_reason() {
     let server = Server::start().await;
     let profile = go_profile();

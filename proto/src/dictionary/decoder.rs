@@ -51,8 +51,9 @@ impl<T> Entries<T> {
 
     fn forget(&mut self, id: u32) -> Option<T> {
         let entry = self.held.remove(&id);
-        if self.held.is_empty() && self.held.capacity() > KEPT_PLACES {
-            self.held = FxHashMap::default();
+        let (held, places) = (self.held.len(), self.held.capacity());
+        if places > KEPT_PLACES && held < places / 4 {
+            self.held.shrink_to(held.saturating_mul(2));
         }
         entry
     }
@@ -74,6 +75,7 @@ pub struct Decoder {
     pub(super) bytes: usize,
     /// Bytes that `stacks` holds beside its map.
     stack_bytes: usize,
+    text_bytes: usize,
 }
 
 impl Decoder {
@@ -98,6 +100,7 @@ impl Decoder {
                 &frame.build_id,
             ] {
                 check_size("string in bytes", text.len(), MAX_STRING_BYTES)?;
+                decoder.text_bytes = decoder.text_bytes.saturating_add(text.len());
             }
             decoder.bytes += FRAME_COST;
             decoder.frames.push(frame);
@@ -120,9 +123,14 @@ impl Decoder {
 
     /// About how many bytes it takes, its texts apart: those are the pool's.
     pub fn memory_bytes(&self) -> usize {
-        let frames = self.frames.held.len() * (HELD_BYTES + size_of::<Frame>());
-        let stacks = self.stacks.held.len() * HELD_BYTES + self.stack_bytes;
+        let frames = self.frames.held.capacity() * (HELD_BYTES + size_of::<Frame>());
+        let stacks = self.stacks.held.capacity() * HELD_BYTES + self.stack_bytes;
         self.strings.len() * size_of::<Arc<str>>() + frames + stacks
+    }
+
+    /// Bytes of its texts that are no pool's; equal ones may be counted twice.
+    pub fn text_bytes(&self) -> usize {
+        self.text_bytes
     }
 
     /// How many stacks the dictionary has.

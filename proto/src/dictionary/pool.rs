@@ -41,6 +41,13 @@ impl StringPool {
         fresh
     }
 
+    /// Lets go of the texts that nothing else holds. Takes time in proportion to
+    /// their number.
+    pub fn sweep(&self) {
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        texts.sweep();
+    }
+
     /// About how many bytes the texts take.
     pub fn bytes(&self) -> usize {
         let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,6 +78,8 @@ mod tests {
         }
         let most = LEAST_SWEPT * 2 * string_cost("gone.12345");
         assert!(pool.bytes() <= lone + most, "{} bytes", pool.bytes());
+        pool.sweep();
+        assert_eq!(pool.bytes(), lone);
         assert!(Arc::ptr_eq(&first, &pool.intern("main.run")));
     }
 }
