@@ -68,6 +68,12 @@ const WRITER_DRAIN: Duration = Duration::from_secs(10);
 /// Why a collector cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// A part ended by itself, which is a defect; the log says how.
+    #[error("the {part} ended by itself; start the collector again, and report what its log says")]
+    PartEnded {
+        /// Which.
+        part: &'static str,
+    },
     /// The configuration is not usable.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -102,8 +108,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let running = start(config, clock, shutdown).await?;
-    running.finish().await;
-    Ok(())
+    running.finish().await
 }
 
 /// A collector that serves.
@@ -118,6 +123,8 @@ pub struct Running {
     stop_parts: CancellationToken,
     store: Arc<dyn Store>,
     writer: Option<std::thread::JoinHandle<()>>,
+    /// Cancelled when the writer ends.
+    writer_ended: CancellationToken,
     profiling: Option<Profiling>,
 }
 
@@ -137,9 +144,31 @@ impl Running {
         Arc::clone(&self.store)
     }
 
-    /// Waits for the shutdown and stops every part in order.
-    pub async fn finish(mut self) {
-        self.shutdown.cancelled().await;
+    /// Waits for the shutdown and stops every part in order. When a part ends by
+    /// itself all are stopped: half a collector would take windows and never sum
+    /// them, say.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError::PartEnded`] when a part ended by itself.
+    pub async fn finish(mut self) -> Result<(), ServeError> {
+        let early = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => None,
+            () = self.writer_ended.cancelled() => Some("writer"),
+            ended = self.parts.join_next() => {
+                ended.into_iter().for_each(|ended| note("part", ended));
+                Some("background work")
+            }
+            ended = self.port.join_next() => {
+                ended.into_iter().for_each(|ended| note("port", ended));
+                Some("port")
+            }
+        };
+        if let Some(part) = early {
+            error!(part, "a part ended by itself; stopping");
+            self.shutdown.cancel();
+        }
         self.status.set_ready(false);
         info!("stopping");
         // Flushes its last window while the port still answers.
@@ -163,6 +192,7 @@ impl Running {
             note("part", ended);
         }
         info!("stopped");
+        early.map_or(Ok(()), |part| Err(ServeError::PartEnded { part }))
     }
 }
 
@@ -255,9 +285,15 @@ pub async fn start_on(
     )?
     .normalising(rules);
     let (queue, waiting) = mpsc::channel(QUEUE_LENGTH);
+    let writer_ended = CancellationToken::new();
+    let ended = writer_ended.clone();
     let writer = std::thread::Builder::new()
         .name("writer".to_owned())
-        .spawn(move || writer.run(waiting))
+        .spawn(move || {
+            // Also when it ends by a panic.
+            let _told = ended.drop_guard();
+            writer.run(waiting);
+        })
         .map_err(ServeError::Thread)?;
 
     let spin = SpinSettings {
@@ -407,6 +443,7 @@ pub async fn start_on(
         stop_parts,
         store: kept_store,
         writer: Some(writer),
+        writer_ended,
         profiling: profiling.flatten(),
     })
 }

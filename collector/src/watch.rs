@@ -136,19 +136,16 @@ impl Watch {
         let step = Duration::from_secs(self.dirty.step_s());
         let settled = now.saturating_sub(step.min(MAX_GRACE));
         let settled_s = u64::try_from(settled.seconds()).unwrap_or(0);
-        let mut again = Vec::new();
         let _looking = self.dirty.looking();
         while let Some((step_s, marks)) = self.dirty.take(settled_s) {
             if !self.step(step_s, &marks, now) {
-                again.extend(
-                    marks
-                        .into_iter()
-                        .map(|(service, series)| (service, series, step_s)),
-                );
+                // The store takes nothing now: this step and those after it wait.
+                let marks = marks.into_iter();
+                self.dirty
+                    .mark(marks.map(|(service, series)| (service, series, step_s)));
+                break;
             }
         }
-        // Only now, or this turn would never end.
-        self.dirty.mark(again);
         if let Err(failure) = self.alerts.tick(now) {
             error!(error = chain(&failure), "alerts not kept");
         }
@@ -178,6 +175,7 @@ impl Watch {
             && let Err(failure) = self.store.write_features(step.start(), &encoded)
         {
             self.tell(&failure, "feature rows not kept");
+            return false;
         }
         if let Err(failure) = self.alerts.observe(&rows, now) {
             // Judged again from the store a little later; see `turn`.

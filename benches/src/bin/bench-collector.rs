@@ -135,7 +135,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         shutdown.cancel();
         answered
     });
-    running.finish().await;
+    running.finish().await?;
     match reader.join() {
         Ok(answered) => answered,
         Err(_panicked) => Err(anyhow::anyhow!("the reader of standard input failed")),
@@ -148,6 +148,7 @@ fn main() -> anyhow::Result<()> {
         process::pin(core)?;
     }
     tracing_subscriber::fmt()
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_env_filter(
             tracing_subscriber::EnvFilter::builder()

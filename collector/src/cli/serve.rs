@@ -130,7 +130,9 @@ fn failure(error: &ServeError) -> CliError {
 fn log_to_stderr(format: LogFormat) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(agent::QUIET_LOG));
+    // A log that cannot be written, on a full disk say, must end nobody.
     let builder = tracing_subscriber::fmt()
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     let started = match format {

@@ -47,6 +47,35 @@ pub(crate) fn start(data: &Path, port: u16) -> Collector {
     Collector(child)
 }
 
+#[tokio::test]
+async fn a_log_that_cannot_be_written_ends_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    // As when the disk that the log is on is full.
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_collector"))
+        .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
+        .arg(folder.path())
+        .env("TEPUI__COLLECTOR__SELF_PROFILE__ENABLED", "false")
+        .env("RUST_LOG", "info")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let mut collector = Collector(child);
+    let url = format!("http://127.0.0.1:{port}");
+    let since = SystemClock.now().saturating_sub(Duration::from_secs(60));
+    let mut pusher = connect(&url).await;
+    let window = profile("ledger", since, &[(&["main"], 7)]);
+    pusher.send(INSTANCE, 1, &[window]).await;
+    assert!(matches!(pusher.answer().await, Ok(Answer::Ack(_))));
+    let held = held(&url, since.saturating_sub(Duration::from_secs(10))).await;
+    let expected = i128::from(PERIOD_NS) * 7;
+    assert_eq!(held, BTreeMap::from([("main".to_owned(), expected)]));
+    assert!(collector.0.try_wait().unwrap().is_none(), "it still runs");
+}
+
 /// Tries until it works; a collector needs a moment to open its database.
 pub(crate) async fn connect(url: &str) -> Pusher {
     let mut last = None;

@@ -183,7 +183,7 @@ impl Server {
     /// Stops every part in order.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        self.running.finish().await;
+        self.running.finish().await.unwrap();
     }
 }
 
@@ -202,7 +202,7 @@ pub(crate) async fn start_in(data: &Path) -> (String, impl Future<Output = ()>) 
     let url = format!("http://{}", running.address());
     let stop = async move {
         shutdown.cancel();
-        running.finish().await;
+        running.finish().await.unwrap();
     };
     (url, stop)
 }

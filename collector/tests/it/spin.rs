@@ -165,7 +165,7 @@ async fn a_spin_beside_five_cores_of_real_work_is_told_with_its_path_and_work_al
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     shutdown.cancel();
-    running.finish().await;
+    running.finish().await.unwrap();
 
     // The alert is there after a restart, and is not told again.
     let shutdown = CancellationToken::new();
@@ -181,7 +181,7 @@ async fn a_spin_beside_five_cores_of_real_work_is_told_with_its_path_and_work_al
     assert_eq!(firing[0]["service"], "mixed");
     assert!(received.try_recv().is_err(), "told twice");
     shutdown.cancel();
-    running.finish().await;
+    running.finish().await.unwrap();
 }
 
 async fn get_json(url: &str) -> serde_json::Value {
