@@ -96,8 +96,8 @@ impl ServiceTree {
         }
     }
 
-    /// From now on nothing is added beyond `max_nodes` nodes, or names of
-    /// [`NAME_BYTES`] for each: what a stack has more ends in [`OVERFLOW`] below
+    /// From now on nothing is added beyond `max_nodes` nodes, or names of 64 bytes
+    /// (`NAME_BYTES`) for each: what a stack has more ends in [`OVERFLOW`] below
     /// the last node that is kept. Such ends may be an eighth more.
     #[must_use]
     pub fn limited(self, max_nodes: usize) -> Self {
