@@ -26,6 +26,7 @@ use super::{Epoch, SeriesId};
 pub const WINDOW_VERSION: u8 = 1;
 /// Version of the value of a row that sums windows.
 const ROW_VERSION: u8 = 2;
+const NANOS: u64 = 1_000_000_000;
 /// Largest stack id that is believed; a tree has far fewer.
 const MAX_STACK_ID: u32 = 1 << 28;
 
@@ -311,6 +312,13 @@ impl Sum {
     }
 }
 
+/// The whole seconds that a window observed, as a gauge is kept times them; what was
+/// observed at all counts for one.
+fn seconds_of(observed_ns: u64) -> u64 {
+    let rounded = observed_ns.saturating_add(NANOS / 2) / NANOS;
+    rounded.max(u64::from(observed_ns > 0))
+}
+
 /// Where values of `kind` are added, and what they are multiplied by there.
 fn kind_of(sums: &BTreeMap<SegmentKind, Sum>, kind: SegmentKind) -> (SegmentKind, i128) {
     match sums.len() < MAX_KINDS || sums.contains_key(&kind) {
@@ -381,7 +389,7 @@ impl RangeSum {
             Seen::Span(span_ns) => {
                 // Several windows under one key observed it at the same time.
                 let seen_ns = observed.min(span_ns);
-                let until = start_s.saturating_add(seen_ns.div_ceil(1_000_000_000));
+                let until = start_s.saturating_add(seconds_of(seen_ns));
                 self.cover(start_s, until);
             }
             Seen::Stretches(stretches) => {
@@ -558,6 +566,19 @@ mod tests {
             ),
         ] {
             assert_eq!(Value::decode(bytes), Err(problem), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_covers_the_nearest_whole_seconds() {
+        for (observed_ns, seconds) in [
+            (0, 0),
+            (1, 1),
+            (9_999_999_999, 10),
+            (10_000_582_312, 10),
+            (10_500_000_000, 11),
+        ] {
+            assert_eq!(seconds_of(observed_ns), seconds, "{observed_ns}");
         }
     }
 
