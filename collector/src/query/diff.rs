@@ -16,9 +16,10 @@ use crate::store::trees;
 use crate::store::{PtypeId, ServiceId};
 use crate::tree::CallTree;
 
-/// Nodes that stay for the sake of each side before both are compared: more than
-/// an answer has, since what is light on one side may be heavy on the other.
-const SIDE_NODES: usize = 65_536;
+/// Nodes that stay for the sake of each side before both are compared, for each of
+/// the answer: several lines of a function become one node. What differs by much is
+/// as heavy on one side, so it stays.
+const SIDE_NODES: usize = 2;
 
 /// Asks for a comparison.
 #[derive(Clone, Debug)]
@@ -126,7 +127,7 @@ impl Inner {
             *values = self.sum(sum, gone, basis, &mut one)?.unwrap_or_default();
         }
         let choice = Choice {
-            max_nodes: SIDE_NODES,
+            max_nodes: new.node_limit().saturating_mul(SIDE_NODES),
             ..new.choice()
         };
         let [base_values, new_values] = &values;

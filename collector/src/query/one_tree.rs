@@ -80,44 +80,61 @@ impl Inner {
         }
         one.is_used = true;
         let mut values: Vec<i128> = Vec::new();
-        let mut add = |stack: usize, value: i128| {
-            if values.len() <= stack {
-                values.resize(stack.saturating_add(1), 0);
-            }
-            if let Some(slot) = values.get_mut(stack) {
-                *slot = slot.saturating_add(value);
-            }
-        };
         for (kind, of_kind) in &sum.sums {
             let weight = i128::from(kind.weight);
-            let stacks = (0_u32..).zip(&of_kind.values);
-            let stacks = stacks.filter(|(_, value)| **value != 0);
-            let weighted = stacks.map(|(stack, value)| (stack, value.saturating_mul(weight)));
-            let index = |stack: u32| usize::try_from(stack).unwrap_or(usize::MAX);
-            // Stacks that came after a tree was copied are looked up like others.
-            let own_stacks = match kind.epoch == one.epoch {
-                true => one.own_stacks,
-                false => 0,
-            };
-            let mut other = None;
-            for (stack, value) in weighted {
-                if stack < own_stacks {
-                    add(index(stack), value);
-                    continue;
+            if kind.epoch == one.epoch && !one.is_copy {
+                if values.len() < of_kind.values.len() {
+                    values.resize(of_kind.values.len(), 0);
                 }
+                for (slot, value) in values.iter_mut().zip(&of_kind.values) {
+                    *slot = slot.saturating_add(value.saturating_mul(weight));
+                }
+            } else {
+                self.add_named(kind.epoch, &of_kind.values, weight, one, &mut values)?;
+            }
+        }
+        Ok(values)
+    }
+
+    /// Adds values of an epoch to those of `one`, which is a copy.
+    fn add_named(
+        &self,
+        epoch: Epoch,
+        of_epoch: &[i128],
+        weight: i128,
+        one: &OneTree,
+        values: &mut Vec<i128>,
+    ) -> Result<(), QueryError> {
+        // Stacks that came after the tree was copied are looked up like others.
+        let own_stacks = match epoch == one.epoch {
+            true => one.own_stacks,
+            false => 0,
+        };
+        let mut other = None;
+        let stacks = (0_u32..).zip(of_epoch);
+        for (stack, value) in stacks.filter(|(_, value)| **value != 0) {
+            let place = if stack < own_stacks {
+                stack
+            } else {
                 let other = match &other {
                     Some(other) => other,
                     None => other.insert(self.trees.at(TreeId {
                         service: one.service,
-                        epoch: kind.epoch,
+                        epoch,
                     })?),
                 };
                 let path = trees::read(other).path(stack);
-                let stack = trees::write(&one.tree).intern(path.iter());
-                add(index(stack), value);
+                trees::write(&one.tree).intern(path.iter())
+            };
+            let place = usize::try_from(place).unwrap_or(usize::MAX);
+            if values.len() <= place {
+                values.resize(place.saturating_add(1), 0);
+            }
+            if let Some(slot) = values.get_mut(place) {
+                *slot = slot.saturating_add(value.saturating_mul(weight));
             }
         }
-        Ok(values)
+        Ok(())
     }
 
     /// Makes `one` a copy that nobody else sees, unless it is one, and takes the

@@ -18,7 +18,7 @@ use crate::store::{ServiceId, ServiceKey, StoredType};
 use crate::tree::CallTree;
 
 /// Nodes of an answer when the caller does not say: more than a screen shows.
-pub const DEFAULT_MAX_NODES: usize = 8_192;
+pub const DEFAULT_MAX_NODES: usize = 4_096;
 
 /// Asks for the merged call tree of a selection.
 #[derive(Clone, Debug)]
