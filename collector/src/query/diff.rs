@@ -20,6 +20,8 @@ use crate::tree::CallTree;
 /// the answer: several lines of a function become one node. What differs by much is
 /// as heavy on one side, so it stays.
 const SIDE_NODES: usize = 2;
+/// Most nodes that stay for the sake of each side.
+const MAX_SIDE_NODES: usize = 65_536;
 
 /// Asks for a comparison.
 #[derive(Clone, Debug)]
@@ -88,10 +90,13 @@ impl Inner {
             }
         }
         let questions = [&base, &new];
+        let side_nodes = request.new.node_limit().saturating_mul(SIDE_NODES);
+        let side_nodes = side_nodes.min(MAX_SIDE_NODES);
         let (stored, mut sides) = self.best(new.asked(&known), |ptype| {
             let mut sides = Sides::default();
             for (service, on) in &services {
-                self.add_sides((*service, ptype), questions, *on, gone, &mut sides)?;
+                let of = (*service, ptype, side_nodes);
+                self.add_sides(of, questions, *on, gone, &mut sides)?;
             }
             let windows = sides.bases.iter().map(Basis::windows);
             Ok((windows.fold(0, u64::saturating_add), sides))
@@ -108,7 +113,7 @@ impl Inner {
     /// Adds one service to the sides that it is on.
     fn add_sides(
         &self,
-        (service, ptype): (ServiceId, PtypeId),
+        (service, ptype, side_nodes): (ServiceId, PtypeId, usize),
         questions: [&ProfileRequest; 2],
         on: [bool; 2],
         gone: &Arc<AtomicBool>,
@@ -127,7 +132,7 @@ impl Inner {
             *values = self.sum(sum, gone, basis, &mut one)?.unwrap_or_default();
         }
         let choice = Choice {
-            max_nodes: new.node_limit().saturating_mul(SIDE_NODES),
+            max_nodes: side_nodes,
             ..new.choice()
         };
         let [base_values, new_values] = &values;
