@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use proto::labels::{LabelSet, Selector};
 use proto::pprof::{PprofBuilder, PprofHead};
@@ -21,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::directory::Directory;
 use crate::query::{Query, QueryError, ServiceName};
 use crate::rollup::rolled::Rolled;
-use crate::store::segment::Value;
+use crate::store::segment::{Value, seconds_of};
 use crate::store::tier::{DAY_S, Tier, range, seconds};
 use crate::store::trees::{self, Trees};
 use crate::store::{
@@ -34,7 +33,6 @@ use crate::time_range::rfc3339;
 const MAX_EXPORTS: usize = 2;
 /// Seconds whose keys are held at once.
 const STRETCH_S: u64 = 300;
-const NANOS: u64 = 1_000_000_000;
 
 /// Asks for raw windows.
 #[derive(Clone, Debug)]
@@ -454,7 +452,7 @@ impl Column {
 
     /// Values as they stand in a file that covers `duration_ns`.
     fn values(&self, duration_ns: u64) -> impl Iterator<Item = ((Epoch, u32), i64)> {
-        let seconds = Duration::from_nanos(duration_ns.saturating_add(NANOS / 2)).as_secs();
+        let seconds = seconds_of(duration_ns);
         let divisor = match self.temporality {
             Temporality::Delta => 1,
             Temporality::Gauge => i128::from(seconds.max(1)),

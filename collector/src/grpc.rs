@@ -98,6 +98,19 @@ fn service(text: &str) -> Result<ServiceName, Status> {
     text.parse().map_err(|error: QueryError| error.status())
 }
 
+/// What is asked of the labels of a service.
+fn labels_request(
+    name: &str,
+    picked: &str,
+    (start_ns, end_ns): (i64, i64),
+) -> Result<LabelsRequest, Status> {
+    Ok(LabelsRequest {
+        service: service(name)?,
+        selector: selector(picked)?,
+        window: window_or_all(start_ns, end_ns)?,
+    })
+}
+
 fn selector(text: &str) -> Result<Selector, Status> {
     text.parse().map_err(|error| invalid(&error))
 }
@@ -306,11 +319,8 @@ impl QueryDoor for QueryService {
     ) -> Result<Response<pb::LabelsResponse>, Status> {
         let tenant = principal(&request)?.tenant;
         let request = request.into_inner();
-        let asked = LabelsRequest {
-            service: service(&request.service)?,
-            selector: selector(&request.selector)?,
-            window: window_or_all(request.start_unix_nanos, request.end_unix_nanos)?,
-        };
+        let range = (request.start_unix_nanos, request.end_unix_nanos);
+        let asked = labels_request(&request.service, &request.selector, range)?;
         let name = Some(request.name.as_str()).filter(|name| !name.is_empty());
         let found = self.app.query.labels(&tenant, asked, name).await;
         let values = self.counted(QueryKind::Labels, found)?;
@@ -323,11 +333,8 @@ impl QueryDoor for QueryService {
     ) -> Result<Response<pb::SeriesResponse>, Status> {
         let tenant = principal(&request)?.tenant;
         let request = request.into_inner();
-        let asked = LabelsRequest {
-            service: service(&request.service)?,
-            selector: selector(&request.selector)?,
-            window: window_or_all(request.start_unix_nanos, request.end_unix_nanos)?,
-        };
+        let range = (request.start_unix_nanos, request.end_unix_nanos);
+        let asked = labels_request(&request.service, &request.selector, range)?;
         let found = self.app.query.series(&tenant, asked).await;
         let found = self.counted(QueryKind::Labels, found)?;
         let label = |(name, value): (&str, &str)| pb::Label {
@@ -351,11 +358,8 @@ impl QueryDoor for QueryService {
     ) -> Result<Response<pb::ProfileTypesResponse>, Status> {
         let tenant = principal(&request)?.tenant;
         let request = request.into_inner();
-        let asked = LabelsRequest {
-            service: service(&request.service)?,
-            selector: selector(&request.selector)?,
-            window: window_or_all(request.start_unix_nanos, request.end_unix_nanos)?,
-        };
+        let range = (request.start_unix_nanos, request.end_unix_nanos);
+        let asked = labels_request(&request.service, &request.selector, range)?;
         let found = self.app.query.profile_types(&tenant, asked).await;
         let profile_types = self.counted(QueryKind::Labels, found)?;
         Ok(Response::new(pb::ProfileTypesResponse { profile_types }))

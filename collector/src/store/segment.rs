@@ -314,7 +314,7 @@ impl Sum {
 
 /// The whole seconds that a window observed, as a gauge is kept times them; what was
 /// observed at all counts for one.
-fn seconds_of(observed_ns: u64) -> u64 {
+pub(crate) fn seconds_of(observed_ns: u64) -> u64 {
     let rounded = observed_ns.saturating_add(NANOS / 2) / NANOS;
     rounded.max(u64::from(observed_ns > 0))
 }

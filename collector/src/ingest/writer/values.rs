@@ -8,7 +8,7 @@ use super::Writer;
 use super::pending::Pending;
 use super::prepare::Refuse;
 use crate::ingest::gather::Gather;
-use crate::store::segment::{Segment, SegmentKind, Value};
+use crate::store::segment::{Segment, SegmentKind, Value, seconds_of};
 use crate::store::{Epoch, StoreError, WindowKey, rows};
 
 const NANOS: u64 = 1_000_000_000;
@@ -88,8 +88,7 @@ pub(super) fn value(
     let (factor, observed_ns) = match column.temporality {
         Temporality::Delta => (1, observed_ns),
         Temporality::Gauge => {
-            let seconds = span_ns.saturating_add(NANOS / 2) / NANOS;
-            let seconds = seconds.max(1);
+            let seconds = seconds_of(span_ns).max(1);
             (i128::from(seconds), seconds.saturating_mul(NANOS))
         }
     };
