@@ -8,13 +8,13 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::store::rocks::Memory;
+
 /// What each part may take, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// Blocks of the engine, its write buffers among them.
-    pub blocks: usize,
-    /// The part of `blocks` that write buffers may take.
-    pub write_buffers: usize,
+    /// The store.
+    pub store: Memory,
     /// Trees of services.
     pub trees: usize,
     /// Dictionaries of streams.
@@ -30,11 +30,14 @@ impl Shares {
     pub fn of(ceiling: u64) -> Self {
         let part = usize::try_from(ceiling / 16).unwrap_or(usize::MAX / 16);
         Self {
-            blocks: part * 4,
-            write_buffers: part * 2,
+            store: Memory {
+                blocks: part * 4,
+                write_buffers: part * 2,
+                recent: part / 2,
+            },
             trees: part * 3,
             dictionaries: part * 3,
-            waiting: part * 2,
+            waiting: part * 3 / 2,
             queries: part * 3,
         }
     }
@@ -132,13 +135,14 @@ mod tests {
     fn the_shares_stay_below_the_ceiling() {
         for ceiling in [64 << 20, 512 << 20, 1 << 40] {
             let shares = Shares::of(ceiling);
-            let sum = shares.blocks
+            let sum = shares.store.blocks
+                + shares.store.recent
                 + shares.trees
                 + shares.dictionaries
                 + shares.waiting
                 + shares.queries;
             assert!(u64::try_from(sum).unwrap() < ceiling);
-            assert!(shares.write_buffers < shares.blocks);
+            assert!(shares.store.write_buffers < shares.store.blocks);
         }
     }
 

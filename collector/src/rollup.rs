@@ -39,6 +39,8 @@ const GRACE: Duration = Duration::from_secs(15);
 const LATE_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked whether a minute is over.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How soon it is looked again when one was: more may have come meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Bytes of rows that are written together.
 const WRITE_BYTES: usize = 4 << 20;
 
@@ -158,8 +160,14 @@ impl Rollup {
                 turn.turn()
             })
             .await;
+            let mut pause = LOOK_EVERY;
             match done {
-                Ok(Ok(())) => is_marked = true,
+                Ok(Ok(was_over)) => {
+                    is_marked = true;
+                    if was_over {
+                        pause = LOOK_AGAIN;
+                    }
+                }
                 Ok(Err(failure)) => {
                     rollup.metrics.store_read_errors.inc();
                     error!(error = chain(&failure), "not summed up; trying again");
@@ -168,7 +176,7 @@ impl Rollup {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -212,13 +220,13 @@ impl Rollup {
         std::iter::once(PtypeId::FACTS).chain(ids).collect()
     }
 
-    /// Sums up everything that is over by now.
+    /// Sums up everything that is over by now; returns whether there was a minute.
     ///
     /// # Errors
     ///
     /// [`StoreError`] when the store fails; what was left comes with the next
     /// turn.
-    pub fn turn(&self) -> Result<(), StoreError> {
+    pub fn turn(&self) -> Result<bool, StoreError> {
         let now = self.clock.now();
         let settled = u64::try_from(now.saturating_sub(GRACE).seconds()).unwrap_or(0);
         let settled = Tier::Minute.bucket(settled);
@@ -226,7 +234,9 @@ impl Rollup {
             let _alone = self.rolled.alone();
             self.rolled.close(settled);
         }
+        let mut was_over = false;
         while let Some((minute, marks)) = self.rolled.take(settled) {
+            was_over = true;
             // The hours before it come first, so that a long backlog is summed
             // in the order in which it is dropped.
             let summed = self
@@ -241,7 +251,8 @@ impl Rollup {
             self.rolled.advance(Tier::Minute, settled);
         }
         self.coarser(self.rolled.until(Tier::Minute))?;
-        self.late_windows(now)
+        self.late_windows(now)?;
+        Ok(was_over)
     }
 
     /// Sums one minute of every service that got a window.

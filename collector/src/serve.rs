@@ -251,10 +251,8 @@ pub async fn start_on(
     ));
     let shares = Shares::of(config.store.max_memory_bytes);
     let data = config.data.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        RocksStore::open_with(&data, shares.blocks, shares.write_buffers)
-    })
-    .await;
+    let opened =
+        tokio::task::spawn_blocking(move || RocksStore::open_with(&data, shares.store)).await;
     let store = match opened {
         Ok(opened) => around(Arc::new(opened?)),
         Err(panicked) => return Err(StoreError::Read(Box::new(panicked)).into()),

@@ -41,6 +41,8 @@ const MAX_GRACE: Duration = Duration::from_secs(15);
 const MAX_WAITS: usize = 10_000;
 /// How far back steps are computed again after a start.
 const LOOK_BACK: Duration = Duration::from_secs(600);
+/// How soon it is looked again when a step was over: more may be by then.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Looks at steps that are over.
 #[derive(Debug)]
@@ -94,18 +96,19 @@ impl Watch {
         let first = Arc::clone(&watch);
         blocking(move || first.mark_recent()).await;
         let step = Duration::from_secs(watch.dirty.step_s());
-        let pause = (step / 4).clamp(Duration::from_millis(250), Duration::from_secs(5));
+        let look_every = (step / 4).clamp(LOOK_AGAIN, Duration::from_secs(5));
+        let mut pause = look_every;
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             let turn = Arc::clone(&watch);
-            blocking(move || {
-                turn.turn();
-                Ok(())
-            })
-            .await;
+            let was_over = blocking(move || Ok(turn.turn())).await.unwrap_or(false);
+            pause = match was_over {
+                true => LOOK_AGAIN,
+                false => look_every,
+            };
         }
     }
 
@@ -130,15 +133,18 @@ impl Watch {
         Ok(())
     }
 
-    /// Looks at every step that is over by now.
-    pub fn turn(&self) {
+    /// Looks at every step that is over by now; returns whether there was one and all
+    /// of them are done.
+    pub fn turn(&self) -> bool {
         let now = self.clock.now();
         let step = Duration::from_secs(self.dirty.step_s());
         let settled = now.saturating_sub(step.min(MAX_GRACE));
         let settled_s = u64::try_from(settled.seconds()).unwrap_or(0);
         let _looking = self.dirty.looking();
+        let mut is_done = false;
         while let Some((step_s, marks)) = self.dirty.take(settled_s) {
-            if !self.step(step_s, &marks, now) {
+            is_done = self.step(step_s, &marks, now);
+            if !is_done {
                 // The store takes nothing now: this step and those after it wait.
                 let marks = marks.into_iter();
                 self.dirty
@@ -149,6 +155,7 @@ impl Watch {
         if let Err(failure) = self.alerts.tick(now) {
             error!(error = chain(&failure), "alerts not kept");
         }
+        is_done
     }
 
     /// Computes, writes and judges the rows of one step. Returns whether what
@@ -499,10 +506,13 @@ fn version(labels: &LabelSet) -> &str {
 }
 
 /// Runs `work` on a blocking thread and reports its failure.
-async fn blocking(work: impl FnOnce() -> Result<(), StoreError> + Send + 'static) {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Option<T> {
     match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(done)) => return Some(done),
         Ok(Err(failure)) => error!(error = chain(&failure), "recent windows not read"),
         Err(panicked) => warn!(error = %panicked, "a look at a step ended early"),
     }
+    None
 }

@@ -38,6 +38,17 @@ pub(super) fn len(length: usize) -> u128 {
     u128::try_from(length).unwrap_or(u128::MAX)
 }
 
+/// Bytes that are looked at together.
+const WORD_BYTES: usize = 8;
+/// Set in each byte of a number but its last.
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// The signed number that zigzag coding made `value` of.
+#[inline]
+pub(super) fn signed(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
+}
+
 /// Reads stored bytes from front to back; `None` means that they are damaged.
 #[derive(Clone, Debug)]
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
@@ -56,16 +67,7 @@ impl<'a> Reader<'a> {
     /// A number that is known to fit 32 bits, such as a step between ids.
     #[inline]
     pub(super) fn small(&mut self) -> Option<u32> {
-        let mut value: u64 = 0;
-        for (shift, &byte) in (0_u32..35).step_by(7).zip(self.0) {
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                let read = usize::try_from(shift / 7 + 1).ok()?;
-                self.0 = self.0.get(read..)?;
-                return u32::try_from(value).ok();
-            }
-        }
-        None
+        u32::try_from(self.short()?).ok()
     }
 
     #[inline]
@@ -77,9 +79,23 @@ impl<'a> Reader<'a> {
     }
 
     /// A number of at most 56 bits; nothing is read when it is longer or cut
-    /// short. Nearly every stored number is one.
+    /// short. Nearly every stored number is one, and most of those are a byte.
     #[inline]
     fn short(&mut self) -> Option<u64> {
+        match *self.0 {
+            [first @ 0..0x80, ref rest @ ..] => {
+                self.0 = rest;
+                Some(u64::from(first))
+            }
+            [first, second @ 0..0x80, ref rest @ ..] => {
+                self.0 = rest;
+                Some(u64::from(first & 0x7f) | u64::from(second) << 7)
+            }
+            _ => self.bytes_of_short(),
+        }
+    }
+
+    fn bytes_of_short(&mut self) -> Option<u64> {
         let mut value: u64 = 0;
         for (shift, &byte) in (0_u32..56).step_by(7).zip(self.0) {
             value |= u64::from(byte & 0x7f) << shift;
@@ -112,11 +128,32 @@ impl<'a> Reader<'a> {
     #[inline]
     pub(super) fn zigzag(&mut self) -> Option<i128> {
         if let Some(value) = self.short() {
-            let signed = (value >> 1).cast_signed() ^ -((value & 1).cast_signed());
-            return Some(i128::from(signed));
+            return Some(i128::from(signed(value)));
         }
         let value = self.varint()?;
         Some((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
+    }
+
+    /// At most `count` bytes at hand that are a number each, as most are; none when the
+    /// next number is longer.
+    #[inline]
+    pub(super) fn single_bytes(&mut self, count: usize) -> &'a [u8] {
+        let near = self.0.get(..count).unwrap_or(self.0);
+        let words = near.chunks_exact(WORD_BYTES);
+        let is_single = |word: &&[u8]| {
+            let word = <[u8; WORD_BYTES]>::try_from(*word).unwrap_or([u8::MAX; WORD_BYTES]);
+            u64::from_le_bytes(word) & HIGH_BITS == 0
+        };
+        let sure = words.take_while(is_single).count() * WORD_BYTES;
+        let rest = near.get(sure..).unwrap_or_default().iter();
+        let length = sure
+            + rest
+                .take_while(|&&byte| byte < 0x80)
+                .take(WORD_BYTES)
+                .count();
+        let (run, rest) = self.0.split_at_checked(length).unwrap_or((&[], self.0));
+        self.0 = rest;
+        run
     }
 
     pub(super) fn number<T: TryFrom<u128>>(&mut self) -> Option<T> {

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::bytes::{Reader, len, put_varint, put_zigzag};
+use super::bytes::{Reader, len, put_varint, put_zigzag, signed};
 use super::{Epoch, SeriesId};
 
 /// Version of the value of a window.
@@ -117,12 +117,8 @@ impl Value {
     pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
         let mut segments = Vec::new();
         let seen = read(bytes, |head, ids, values| {
-            let entries = ids
-                .iter()
-                .copied()
-                .map(|id| values.zigzag().map(|value| (id, value)))
-                .collect::<Option<Vec<_>>>()
-                .ok_or("cut short within its values")?;
+            let mut entries = Vec::with_capacity(ids.len());
+            read_values(values, ids, |id, value| entries.push((id, value)))?;
             segments.push(Segment {
                 kind: head.kind,
                 observed_ns: head.observed_ns,
@@ -230,24 +226,60 @@ fn read<'a>(
     while !reader.is_empty() {
         let head = head(&mut reader).ok_or("cut short within a segment's head")?;
         let count = reader.length().ok_or("longer than its bytes")?;
-        ids.clear();
-        // No more than the bytes at hand, see `Reader::length`.
-        ids.reserve(count);
-        let mut id: u32 = 0;
-        for index in 0..count {
-            let step = reader.small().ok_or("cut short within its ids")?;
-            if step == 0 && index > 0 {
-                return Err("with ids that do not rise");
-            }
-            id = id
-                .checked_add(step)
-                .filter(|&id| id <= MAX_STACK_ID)
-                .ok_or("with an impossible id")?;
-            ids.push(id);
-        }
+        read_ids(&mut reader, count, &mut ids)?;
         visit(head, &ids, &mut reader)?;
     }
     Ok(seen)
+}
+
+/// Reads `count` ids, each the distance to the one before; `count` is no more than
+/// the bytes at hand, see [`Reader::length`].
+fn read_ids(reader: &mut Reader<'_>, count: usize, ids: &mut Vec<u32>) -> Result<(), &'static str> {
+    ids.clear();
+    ids.reserve(count);
+    let mut last = None;
+    let mut next = |step: u32, ids: &mut Vec<u32>| {
+        let id = match last {
+            None => Some(step),
+            Some(_) if step == 0 => return Err("with ids that do not rise"),
+            Some(last) => step.checked_add(last),
+        };
+        let id = id.filter(|&id| id <= MAX_STACK_ID);
+        let id = id.ok_or("with an impossible id")?;
+        last = Some(id);
+        ids.push(id);
+        Ok(())
+    };
+    while ids.len() < count {
+        for &step in reader.single_bytes(count - ids.len()) {
+            next(u32::from(step), ids)?;
+        }
+        if ids.len() < count {
+            next(reader.small().ok_or("cut short within its ids")?, ids)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a value for each of `ids` and calls `visit` with both.
+fn read_values(
+    reader: &mut Reader<'_>,
+    mut ids: &[u32],
+    mut visit: impl FnMut(u32, i128),
+) -> Result<(), &'static str> {
+    while !ids.is_empty() {
+        let run = reader.single_bytes(ids.len());
+        for (&id, &byte) in ids.iter().zip(run) {
+            visit(id, i128::from(signed(u64::from(byte))));
+        }
+        ids = ids.get(run.len()..).unwrap_or_default();
+        if let [id, rest @ ..] = ids {
+            let value = reader.zigzag().ok_or("cut short within its values")?;
+            visit(*id, value);
+            ids = rest;
+        }
+    }
+    Ok(())
 }
 
 fn head(reader: &mut Reader<'_>) -> Option<Head> {
@@ -275,11 +307,7 @@ pub fn visit(
     let mut observed_ns: u64 = 0;
     read(bytes, |head, ids, values| {
         observed_ns = observed_ns.saturating_add(head.observed_ns);
-        for &id in ids {
-            let value = values.zigzag().ok_or("cut short within its values")?;
-            visit(head.kind, id, value);
-        }
-        Ok(())
+        read_values(values, ids, |id, value| visit(head.kind, id, value))
     })?;
     Ok(observed_ns)
 }
@@ -307,7 +335,10 @@ impl Sum {
         self.windows = self.windows.saturating_add(other.windows);
         self.reach(other.values.len());
         for (slot, value) in self.values.iter_mut().zip(&other.values) {
-            *slot = slot.saturating_add(value.saturating_mul(factor));
+            *slot = slot.saturating_add(match factor {
+                1 => *value,
+                factor => value.saturating_mul(factor),
+            });
         }
     }
 }
@@ -371,19 +402,15 @@ impl RangeSum {
             sum.windows = sum.windows.saturating_add(head.windows);
             let last = ids.last().and_then(|&id| usize::try_from(id).ok());
             sum.reach(last.map_or(0, |id| id.saturating_add(1)));
-            for &id in ids {
-                let value = values.zigzag().ok_or("cut short within its values")?;
-                if let Some(slot) = usize::try_from(id)
-                    .ok()
-                    .and_then(|id| sum.values.get_mut(id))
-                {
+            read_values(values, ids, |id, value| {
+                let slot = usize::try_from(id).ok();
+                if let Some(slot) = slot.and_then(|id| sum.values.get_mut(id)) {
                     *slot = slot.saturating_add(match factor {
                         1 => value,
                         factor => value.saturating_mul(factor),
                     });
                 }
-            }
-            Ok(())
+            })
         })?;
         match seen {
             Seen::Span(span_ns) => {

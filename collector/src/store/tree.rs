@@ -55,6 +55,8 @@ pub struct ServiceTree {
     durable: Lengths,
     roll_backs: u64,
     max_nodes: usize,
+    /// The text [`OVERFLOW`], once some stack ended in it.
+    overflow: Option<u32>,
     overflowed: u64,
 }
 
@@ -92,6 +94,7 @@ impl ServiceTree {
             },
             roll_backs: 0,
             max_nodes: usize::MAX,
+            overflow: None,
             overflowed: 0,
         }
     }
@@ -266,10 +269,17 @@ impl ServiceTree {
         if let Some(&known) = self.string_ids.get(text) {
             return known;
         }
+        self.push_string(Arc::clone(text))
+    }
+
+    fn push_string(&mut self, text: Arc<str>) -> u32 {
         let fresh = id(self.strings.len());
+        if &*text == OVERFLOW {
+            self.overflow = Some(fresh);
+        }
         self.string_bytes += text.len();
-        self.strings.push(Arc::clone(text));
-        self.string_ids.insert(Arc::clone(text), fresh);
+        self.string_ids.insert(Arc::clone(&text), fresh);
+        self.strings.push(text);
         fresh
     }
 
@@ -372,14 +382,16 @@ impl ServiceTree {
 
     /// Whether a stack ends in [`OVERFLOW`].
     pub fn is_overflow(&self, stack: u32) -> bool {
-        let leaf = self.leaf(stack).and_then(|leaf| at(&self.nodes, leaf));
-        leaf.is_some_and(|&(_, frame)| self.is_overflow_frame(frame))
+        // Nearly every tree has none, and is not looked into.
+        self.overflow.is_some() && {
+            let leaf = self.leaf(stack).and_then(|leaf| at(&self.nodes, leaf));
+            leaf.is_some_and(|&(_, frame)| self.is_overflow_frame(frame))
+        }
     }
 
     /// Whether a frame is [`OVERFLOW`].
     pub fn is_overflow_frame(&self, frame: u32) -> bool {
-        let function = self.function(frame);
-        function.and_then(|function| self.string(function)) == Some(OVERFLOW)
+        self.overflow.is_some() && self.function(frame) == self.overflow
     }
 
     /// The node of a path, or the last one on it that is there.
@@ -508,6 +520,7 @@ impl ServiceTree {
             self.string_bytes -= text.len();
             self.string_ids.remove(&text);
         }
+        self.overflow = self.overflow.filter(|&text| text < id(durable.strings));
         for row in self.frames.drain(durable.frames..) {
             self.frame_ids.remove(&row);
         }
@@ -554,11 +567,7 @@ impl ServiceTree {
     fn load_entry(&mut self, row: u8, reader: &mut super::bytes::Reader<'_>) -> Option<()> {
         match row {
             rows::STRING_ROW => {
-                let text: Arc<str> = Arc::from(reader.text()?);
-                self.string_bytes += text.len();
-                self.string_ids
-                    .insert(Arc::clone(&text), id(self.strings.len()));
-                self.strings.push(text);
+                self.push_string(Arc::from(reader.text()?));
             }
             rows::FRAME_ROW => {
                 let frame = rows::read_frame(reader)?;

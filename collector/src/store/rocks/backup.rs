@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rocksdb::checkpoint::Checkpoint;
 
-use super::{Access, RocksStore, write_error};
+use super::{Access, Memory, RocksStore, write_error};
 use crate::store::{StoreError, rows};
 
 impl RocksStore {
@@ -26,8 +26,12 @@ impl RocksStore {
     /// [`StoreError::NewerFormat`] for a newer database.
     pub fn check(path: &Path) -> Result<(), StoreError> {
         /// Enough to read the index of each file once.
-        const CACHE_BYTES: usize = 8 << 20;
-        let store = Self::open_database(path, CACHE_BYTES, CACHE_BYTES, Access::ReadOnly)?;
+        const MEMORY: Memory = Memory {
+            blocks: 8 << 20,
+            write_buffers: 8 << 20,
+            recent: 0,
+        };
+        let store = Self::open_database(path, MEMORY, Access::ReadOnly)?;
         match store.known_format()? {
             Some(_) => Ok(()),
             None => Err(StoreError::damaged(&rows::format_key(), "it is missing")),

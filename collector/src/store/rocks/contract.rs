@@ -40,6 +40,9 @@ impl Store for RocksStore {
     }
 
     fn window(&self, key: &WindowKey) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(known) = self.recent().window(key) {
+            return Ok(known);
+        }
         self.get(
             &keys::family(key.tier, key.start_s),
             &keys::encode_window(key),

@@ -113,7 +113,9 @@ impl RocksStore {
             Ok(())
         })?;
         batch.delete_cf(&dictionary, rows::doomed_key(service));
-        self.erase_ranges(batch, ranges)
+        self.erase_ranges(batch, ranges)?;
+        self.recent_to_change().remove(Some(service), 0, u64::MAX);
+        Ok(())
     }
 }
 

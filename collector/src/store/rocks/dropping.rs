@@ -1,11 +1,14 @@
 //! Dropping: families of a stretch of time go whole; what services have in them
 //! goes by ranges of keys.
 
+use std::collections::BTreeSet;
+
 use proto::window::UnixNanos;
 
 use rocksdb::{ReadOptions, WriteBatch};
 
 use super::{RocksStore, after, family_prefix, read_error, write_error};
+use crate::store::tier::Tier;
 use crate::store::{Kept, ServiceId, StoreError, keys};
 
 /// Bytes of a key before its service.
@@ -32,6 +35,7 @@ impl RocksStore {
         for name in &old {
             self.db.drop_cf(name).map_err(write_error)?;
             families.remove(name);
+            self.forget_recent(kept, None, name);
         }
         Ok(old.len())
     }
@@ -59,7 +63,21 @@ impl RocksStore {
         if ranges.is_empty() {
             return Ok(());
         }
-        self.erase_ranges(WriteBatch::default(), ranges)
+        let families: BTreeSet<String> = ranges.iter().map(|(name, _)| name.clone()).collect();
+        self.erase_ranges(WriteBatch::default(), ranges)?;
+        for family in families {
+            self.forget_recent(kept, Some(service), &family);
+        }
+        Ok(())
+    }
+
+    /// Forgets the windows of a family that go: those of `service`, or all.
+    fn forget_recent(&self, kept: Kept, service: Option<ServiceId>, family: &str) {
+        if kept == Kept::Rows(Tier::Window)
+            && let Some((from_s, until_s)) = keys::span_of_family(family)
+        {
+            self.recent_to_change().remove(service, from_s, until_s);
+        }
     }
 
     /// Writes `batch` together with the removal of everything that begins with a

@@ -2,6 +2,9 @@
 
 use rocksdb::ReadOptions;
 
+use std::sync::{PoisonError, RwLockReadGuard};
+
+use super::recent::Recent;
 use super::{Db, Family, RocksStore, after, read_error};
 use crate::store::keys::{self, RowKey};
 use crate::store::tier::{HOUR_S, Tier, seconds};
@@ -10,6 +13,10 @@ use crate::store::{
 };
 
 impl RocksStore {
+    pub(super) fn recent(&self) -> RwLockReadGuard<'_, Recent> {
+        self.recent.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn get(&self, family: &str, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.db.cf_handle(family) {
             None => Ok(None),
@@ -47,6 +54,36 @@ impl RocksStore {
         self.entries(family, prefix, after(prefix), visit)
     }
 
+    /// The second before which some window of a type of a service may be stored; at
+    /// and after it there is none.
+    pub(super) fn stored_until(
+        &self,
+        ptype: PtypeId,
+        service: ServiceId,
+    ) -> Result<u64, StoreError> {
+        let prefix = keys::service_prefix(ptype, service);
+        let families = self.families_between(Kept::Rows(Tier::Window), 0, u64::MAX);
+        for (start_s, name) in families.into_iter().rev() {
+            let Some(family) = self.db.cf_handle(&name) else {
+                continue;
+            };
+            let mut iterator = self.db.raw_iterator_cf_opt(&family, ReadOptions::default());
+            match after(&prefix) {
+                Some(end) => iterator.seek_for_prev(end),
+                None => iterator.seek_to_last(),
+            }
+            if let Some(key) = iterator.key()
+                && key.starts_with(&prefix)
+            {
+                let hour = key.get(prefix.len()).copied().unwrap_or(u8::MAX);
+                let end = (u64::from(hour) + 1).saturating_mul(HOUR_S);
+                return Ok(start_s.saturating_add(end));
+            }
+            iterator.status().map_err(read_error)?;
+        }
+        Ok(0)
+    }
+
     /// Calls `visit` with every window or row of a selection.
     pub(super) fn rows_of(
         &self,
@@ -56,6 +93,16 @@ impl RocksStore {
         let (from, until) = seconds(request.window);
         if from >= until {
             return Ok(());
+        }
+        if request.tier == Tier::Window
+            && let Some(minutes) =
+                self.recent()
+                    .minutes((request.ptype, request.service), from, until)
+        {
+            for minute in minutes {
+                minute.visit(request, (from, until), &mut visit)?;
+            }
+            return self.check_not_deleted(request.service);
         }
         let whole = [SeriesId::WHOLE];
         let series = match (request.tier, request.series) {

@@ -1,11 +1,17 @@
 //! Writing: a group, all or nothing.
 
+use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLockWriteGuard};
+
 use proto::window::UnixNanos;
 use rocksdb::{WriteBatch, WriteOptions};
 
+use super::recent::Recent;
 use super::{DICTIONARY, Family, RocksStore, STATE, write_error};
 use crate::store::tier::Tier;
-use crate::store::{Active, Change, KeyValue, ServiceId, StoreError, WriteGroup, keys, rows};
+use crate::store::{
+    Active, Change, KeyValue, ServiceId, StoreError, WindowKey, WriteGroup, keys, rows,
+};
 
 pub(super) fn synced() -> WriteOptions {
     let mut options = WriteOptions::default();
@@ -72,11 +78,13 @@ impl RocksStore {
         for key in &group.forget {
             batch.delete_cf(&dictionary, key);
         }
+        let windows = group.windows.iter();
+        let windows: Vec<_> = windows.filter(|(k, _)| is_kept(&k.service)).collect();
         let mut families = FamiliesAtHand {
             store: self,
             found: Vec::new(),
         };
-        for (key, value) in group.windows.iter().filter(|(k, _)| is_kept(&k.service)) {
+        for (key, value) in &windows {
             let family = families.of(key.tier, key.start_s)?;
             batch.put_cf(family, keys::encode_window(key), value);
         }
@@ -87,9 +95,37 @@ impl RocksStore {
         for active in group.active.iter().filter(|a| is_kept(&a.service)) {
             self.put_active(&mut batch, active)?;
         }
+        self.begin_recent(windows.iter().map(|(key, _)| key))?;
         let mut options = WriteOptions::default();
         options.set_sync(!group.may_be_lost);
-        self.db.write_opt(batch, &options).map_err(write_error)
+        self.db.write_opt(batch, &options).map_err(write_error)?;
+        let mut recent = self.recent_to_change();
+        for (key, value) in windows {
+            recent.put(key, value);
+        }
+        Ok(())
+    }
+
+    pub(super) fn recent_to_change(&self) -> RwLockWriteGuard<'_, Recent> {
+        self.recent.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds out what is stored of subjects that are written for the first time.
+    fn begin_recent<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k WindowKey>,
+    ) -> Result<(), StoreError> {
+        let mut fresh = BTreeSet::new();
+        {
+            let recent = self.recent();
+            let subjects = keys.map(|key| (key.ptype, key.service));
+            fresh.extend(subjects.filter(|subject| !recent.knows(*subject)));
+        }
+        for subject in fresh {
+            let since_s = self.stored_until(subject.0, subject.1)?;
+            self.recent_to_change().begin(subject, since_s);
+        }
+        Ok(())
     }
 
     /// Changes entries of the state, all or nothing.
