@@ -120,9 +120,9 @@ pub struct SeriesRow {
 
 /// Samples of a function.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FunctionCount {
+pub struct FunctionCount<Name = String> {
     /// Its name.
-    pub function: String,
+    pub function: Name,
     /// Samples in which it is the leaf.
     pub flat: u64,
     /// Samples in which it is anywhere, once per sample.
@@ -175,32 +175,43 @@ pub fn series_row(
 
 /// Computes the row of one version of a service from the functions of its
 /// series; the tree is not looked at.
-pub fn service_row(profile: &StepProfile<'_>, mut counts: Vec<FunctionCount>) -> ServiceRow {
+pub fn service_row(profile: &StepProfile<'_>, mut counts: Vec<FunctionCount<&str>>) -> ServiceRow {
+    type Count<'t> = FunctionCount<&'t str>;
+    let by_flat =
+        |a: &Count<'_>, b: &Count<'_>| b.flat.cmp(&a.flat).then_with(|| a.function.cmp(b.function));
+    let by_cum =
+        |a: &Count<'_>, b: &Count<'_>| b.cum.cmp(&a.cum).then_with(|| a.function.cmp(b.function));
+    let flat = counts.iter().map(|count| count.flat);
+    let flat = flat.fold(0, u64::saturating_add);
     // Half of the places go to the largest flat values: a deep chain of
     // callers must not push out the functions that do the work.
-    counts.sort_by(|a, b| {
-        b.flat
-            .cmp(&a.flat)
-            .then_with(|| a.function.cmp(&b.function))
-    });
-    let mut rest = counts.split_off(counts.len().min(MAX_FUNCTIONS / 2));
-    let by_cum = |a: &FunctionCount, b: &FunctionCount| {
-        b.cum.cmp(&a.cum).then_with(|| a.function.cmp(&b.function))
-    };
-    rest.sort_by(by_cum);
-    let left_out = rest.split_off(rest.len().min(MAX_FUNCTIONS - counts.len()));
-    counts.append(&mut rest);
-    counts.sort_by(by_cum);
+    let (half, all) = (MAX_FUNCTIONS / 2, counts.len());
+    if all > half {
+        counts.select_nth_unstable_by(half, by_flat);
+    }
+    if all > MAX_FUNCTIONS
+        && let Some(rest) = counts.get_mut(half..)
+    {
+        rest.select_nth_unstable_by(MAX_FUNCTIONS - half, by_cum);
+        counts.truncate(MAX_FUNCTIONS);
+    }
+    counts.sort_unstable_by(by_cum);
+    let listed = counts.iter().map(|count| count.flat);
     ServiceRow {
         step: profile.step,
         version: profile.labels.get(VERSION).unwrap_or("").to_owned(),
         period_ns: profile.period_ns,
         observed_ns: observed(profile),
         samples: profile.samples,
-        functions: counts,
-        other_flat: left_out
-            .iter()
-            .fold(0, |sum: u64, function| sum.saturating_add(function.flat)),
+        other_flat: flat.saturating_sub(listed.fold(0, u64::saturating_add)),
+        functions: counts
+            .into_iter()
+            .map(|count| FunctionCount {
+                function: count.function.to_owned(),
+                flat: count.flat,
+                cum: count.cum,
+            })
+            .collect(),
     }
 }
 
@@ -265,16 +276,17 @@ pub(crate) fn observed(profile: &StepProfile<'_>) -> u64 {
 
 /// Flat and cum of every function, in no order, of the sums `values` by stack id
 /// of a service's tree. A function counts once for a stack that it is on.
-pub fn function_counts(tree: &ServiceTree, values: &[i128]) -> Vec<FunctionCount> {
+pub fn function_counts<'t>(tree: &'t ServiceTree, values: &[i128]) -> Vec<FunctionCount<&'t str>> {
     let at = |id: u32| usize::try_from(id).unwrap_or(usize::MAX);
-    let functions = tree.functions();
-    let mut flat = vec![0_u64; tree.string_count()];
-    let mut cum = vec![0_u64; tree.string_count()];
-    let add = |sums: &mut Vec<u64>, index: usize, value: u64| {
-        if let Some(slot) = sums.get_mut(index) {
+    let add = |sums: &mut [u64], index: u32, value: u64| {
+        if let Some(slot) = sums.get_mut(at(index)) {
             *slot = slot.saturating_add(value);
         }
     };
+    // By frame at first: several are of one function, but a look less for each node.
+    let functions = tree.functions();
+    let mut flat_of_frames = vec![0_u64; functions.len()];
+    let mut cum_of_frames = vec![0_u64; functions.len()];
     // Samples at and below each node; complete when its turn comes.
     let mut totals = vec![0_u64; tree.node_count()];
     for (stack, &value) in (0_u32..).zip(values) {
@@ -282,10 +294,8 @@ pub fn function_counts(tree: &ServiceTree, values: &[i128]) -> Vec<FunctionCount
             && let Some(leaf) = tree.leaf(stack)
             && let Some(&(_, frame)) = tree.nodes().get(at(leaf))
         {
-            add(&mut totals, at(leaf), count(value));
-            if let Some(&function) = functions.get(at(frame)) {
-                add(&mut flat, at(function), count(value));
-            }
+            add(&mut totals, leaf, count(value));
+            add(&mut flat_of_frames, frame, count(value));
         }
     }
     let nodes = tree.nodes().iter().zip(tree.outermost()).enumerate();
@@ -294,16 +304,23 @@ pub fn function_counts(tree: &ServiceTree, values: &[i128]) -> Vec<FunctionCount
         if total == 0 {
             continue;
         }
-        add(&mut totals, at(parent), total);
-        if *outermost && let Some(&function) = functions.get(at(frame)) {
-            add(&mut cum, at(function), total);
+        add(&mut totals, parent, total);
+        if *outermost {
+            add(&mut cum_of_frames, frame, total);
+        }
+    }
+    let mut sums = vec![(0_u64, 0_u64); tree.string_count()];
+    let frames = flat_of_frames.into_iter().zip(cum_of_frames);
+    for (function, (flat, cum)) in functions.into_iter().zip(frames) {
+        if let Some(sum) = sums.get_mut(at(function)) {
+            *sum = (sum.0.saturating_add(flat), sum.1.saturating_add(cum));
         }
     }
     (0_u32..)
-        .zip(flat.into_iter().zip(cum))
+        .zip(sums)
         .filter(|(_, (_, cum))| *cum > 0)
         .map(|(function, (flat, cum))| FunctionCount {
-            function: tree.string(function).unwrap_or_default().to_owned(),
+            function: tree.string(function).unwrap_or_default(),
             flat,
             cum,
         })
@@ -312,16 +329,16 @@ pub fn function_counts(tree: &ServiceTree, values: &[i128]) -> Vec<FunctionCount
 
 /// What [`function_counts`] finds, from a call tree.
 #[cfg(test)]
-fn counts_of_tree(tree: &CallTree) -> Vec<FunctionCount> {
+fn counts_of_tree(tree: &CallTree) -> Vec<FunctionCount<&str>> {
     let mut ids: FxHashMap<&str, usize> = FxHashMap::default();
-    let mut counts: Vec<FunctionCount> = Vec::new();
+    let mut counts: Vec<FunctionCount<&str>> = Vec::new();
     let of_frame: Vec<usize> = tree
         .frames()
         .iter()
         .map(|frame| {
             *ids.entry(&frame.function).or_insert_with(|| {
                 counts.push(FunctionCount {
-                    function: frame.function.to_string(),
+                    function: &*frame.function,
                     flat: 0,
                     cum: 0,
                 });

@@ -256,9 +256,12 @@ impl Watch {
             };
             // Rows hold the time that one series was observed, on average.
             whole.totals.observed_ns /= observed.max(1);
-            let counts = feature::function_counts(&trees::read(&shared), &whole.values);
             let nothing = CallTree::new();
-            let row = feature::service_row(&name.profile(step, &whole.totals, &nothing), counts);
+            let profile = name.profile(step, &whole.totals, &nothing);
+            let row = {
+                let tree = trees::read(&shared);
+                feature::service_row(&profile, feature::function_counts(&tree, &whole.values))
+            };
             let discriminator = codec::version_number(&version);
             let key = codec::key(codec::SERVICE_ROW, service.0, step.start(), discriminator);
             found.encoded.push((key.to_vec(), row.encode()));

@@ -282,11 +282,11 @@ proptest! {
             values[id] += value;
             tree.add(frames.iter(), *value);
         }
-        let sorted = |mut counts: Vec<FunctionCount>| {
-            counts.sort_by(|a, b| a.function.cmp(&b.function));
-            counts
-        };
-        prop_assert_eq!(sorted(function_counts(&stored, &values)), sorted(counts_of_tree(&tree)));
+        let (mut found, mut expected) = (function_counts(&stored, &values), counts_of_tree(&tree));
+        for counts in [&mut found, &mut expected] {
+            counts.sort_by(|a, b| a.function.cmp(b.function));
+        }
+        prop_assert_eq!(found, expected);
     }
 
     #[test]
