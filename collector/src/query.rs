@@ -18,6 +18,7 @@ pub mod timeline;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use proto::status::{Kind, chain};
 use proto::window::{Clock, Window};
@@ -131,6 +132,13 @@ impl QueryError {
             Self::Busy | Self::Memory(_) => Kind::Exhausted,
             Self::Ended => Kind::Unavailable,
         }
+    }
+
+    /// When to ask again; `None` when that cannot help by itself.
+    pub fn retry_after(&self) -> Option<Duration> {
+        /// Most queries take far less.
+        const SOON: Duration = Duration::from_secs(1);
+        matches!(self, Self::Busy | Self::Memory(NoShare::Busy)).then_some(SOON)
     }
 
     /// The gRPC status of this failure.

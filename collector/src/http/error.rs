@@ -79,7 +79,7 @@ impl ApiError {
 
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
-        Self::new(error.kind(), chain(&error))
+        Self::new(error.kind(), chain(&error)).retry_after(error.retry_after())
     }
 }
 
@@ -150,4 +150,25 @@ pub async fn explain_to_pprof(request: Request, next: Next) -> Response {
         headers.insert(GO_PPROF, HeaderValue::from_static("1"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::NoShare;
+
+    #[test]
+    fn only_who_will_find_room_later_is_told_to_come_again() {
+        let needs_more = NoShare::TooLarge { needs: 2, whole: 1 };
+        for (error, wait) in [
+            (QueryError::Busy, Some("1")),
+            (QueryError::Memory(NoShare::Busy), Some("1")),
+            (QueryError::Memory(needs_more), None),
+            (QueryError::NoServiceName, None),
+        ] {
+            let response = ApiError::from(error).into_response();
+            let told = response.headers().get(RETRY_AFTER);
+            assert_eq!(told.map(|wait| wait.to_str().unwrap()), wait);
+        }
+    }
 }
