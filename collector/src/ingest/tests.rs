@@ -1,6 +1,6 @@
 //! The writer against a store that fails on demand.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use proto::dictionary::Encoder;
 use proto::labels::LabelSet;
@@ -26,16 +26,16 @@ use crate::store::rows::EpochRow;
 use crate::store::segment::RangeSum;
 use crate::store::tier::Tier;
 use crate::store::tree::ServiceTree;
-use crate::store::trees::Trees;
+use crate::store::trees::{self, Trees};
 use crate::store::*;
 
-/// A clock that stands still.
+/// A clock that says what it is told.
 #[derive(Debug)]
-struct Still(UnixNanos);
+struct Told(AtomicI64);
 
-impl Clock for Still {
+impl Clock for Told {
     fn now(&self) -> UnixNanos {
-        self.0
+        UnixNanos::new(self.0.load(Ordering::SeqCst))
     }
 }
 
@@ -175,10 +175,16 @@ struct Bench {
     store: Arc<Failing>,
     trees: Arc<Trees>,
     writer: Writer,
+    clock: Arc<Told>,
     _folder: tempfile::TempDir,
 }
 
 fn bench() -> Bench {
+    limited(usize::MAX)
+}
+
+/// With at most `max_nodes` nodes in a tree.
+fn limited(max_nodes: usize) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(Failing {
         inner: RocksStore::open(folder.path(), 8 << 20).unwrap(),
@@ -186,7 +192,8 @@ fn bench() -> Bench {
         read_fails_after: AtomicUsize::new(0),
     });
     let shared: Arc<dyn Store> = Arc::<Failing>::clone(&store);
-    let trees = Arc::new(Trees::new(Arc::clone(&shared), 1 << 30));
+    let trees = Arc::new(Trees::new(Arc::clone(&shared), 1 << 30).limited(max_nodes));
+    let clock = Arc::new(Told(AtomicI64::new(NOW.get())));
     let metrics: Arc<Metrics> = Arc::default();
     let groups = Arc::new(Groups::new(Arc::clone(&shared), Vec::new()));
     let writer = Writer::new(
@@ -197,7 +204,7 @@ fn bench() -> Bench {
         Arc::new(Dirty::new(Duration::from_secs(60), metrics)),
         Arc::new(Rolled::new(&Catalog::default(), 0)),
         groups,
-        Arc::new(Still(NOW)),
+        Arc::<Told>::clone(&clock),
         Duration::from_secs(14 * 86_400),
     )
     .unwrap();
@@ -205,6 +212,7 @@ fn bench() -> Bench {
         store,
         trees,
         writer,
+        clock,
         _folder: folder,
     }
 }
@@ -374,6 +382,79 @@ fn streams_begin_anew_when_a_tree_is_followed_by_another() {
     assert_eq!(bench.trees.remove_before(ServiceId(1), until_s).unwrap(), 1);
     assert_eq!(bench.store.tree(of(0)).unwrap().stack_count(), 0);
     assert_eq!(bench.store.tree(of(1)).unwrap().stack_count(), 1);
+}
+
+#[test]
+fn a_full_tree_is_followed_by_another_once_it_is_a_day_old() {
+    let mut bench = limited(4);
+    let epochs = |bench: &Bench| {
+        let rows = bench.store.epochs(ServiceId(1)).unwrap();
+        rows.iter().map(|row| row.epoch.0).collect::<Vec<_>>()
+    };
+    let mut stream = Stream::new(1);
+    for (sequence, function) in [(1, "one"), (2, "two"), (3, "three")] {
+        let window = profile(function, 10, 1);
+        assert_eq!(commit(&mut bench, &mut stream, sequence, window), ACKED);
+    }
+    let names: Vec<String> = stored(&bench).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["[other]", "one", "two"], "the tree is full");
+    assert_eq!(epochs(&bench), [0]);
+
+    let day = 86_400 * 1_000_000_000;
+    // It counts from two minutes ahead of the clock, as windows may be.
+    bench.clock.0.fetch_add(day, Ordering::SeqCst);
+    let window = profile("three", 20, 2);
+    assert_eq!(commit(&mut bench, &mut stream, 4, window), ACKED);
+    assert_eq!(epochs(&bench), [0]);
+    bench
+        .clock
+        .0
+        .fetch_add(120 * 1_000_000_000, Ordering::SeqCst);
+    let window = || profile("three", 30, 4);
+    assert!(reset(&commit(&mut bench, &mut stream, 5, window())));
+    let mut anew = Stream::new(1);
+    assert_eq!(commit(&mut bench, &mut anew, 5, window()), ACKED);
+    assert_eq!(epochs(&bench), [0, 1]);
+    let current = bench.trees.get(ServiceId(1)).unwrap();
+    let current = trees::read(&current);
+    assert_eq!(&*current.path(0)[1].function, "three");
+}
+
+#[test]
+fn old_trees_are_removed_unless_the_service_has_imports() {
+    for has_imports in [false, true] {
+        let mut bench = bench();
+        let mut stream = Stream::new(1);
+        assert_eq!(
+            commit(&mut bench, &mut stream, 1, profile("old", 10, 1)),
+            ACKED
+        );
+        if has_imports {
+            let mut files = Stream::new(2);
+            let (submission, mut outcome) = files.submission(1, profile("old", 99_999, 1));
+            bench.writer.commit(vec![Submission {
+                is_import: true,
+                ..submission
+            }]);
+            assert_eq!(outcome.try_recv().unwrap(), ACKED);
+        }
+        let mut bench = Bench {
+            writer: bench.writer.normalising(Rules::NONE),
+            ..bench
+        };
+        let mut anew = Stream::new(1);
+        assert_eq!(
+            commit(&mut bench, &mut anew, 2, profile("new", 10, 1)),
+            ACKED
+        );
+        let rolled = Rolled::new(&Catalog::default(), 0);
+        for tier in [Tier::Window, Tier::Minute, Tier::Hour, Tier::Day] {
+            rolled.drop_before(tier, u64::try_from(NOW.seconds()).unwrap() + 86_400);
+        }
+        crate::retention::remove_trees(&*bench.store, &bench.trees, &rolled).unwrap();
+        let old = bench.store.tree(first_tree(ServiceId(1))).unwrap();
+        assert_eq!(old.stack_count(), usize::from(has_imports));
+    }
 }
 
 #[test]
