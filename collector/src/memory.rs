@@ -17,7 +17,7 @@ pub struct Shares {
     pub write_buffers: usize,
     /// Trees of services.
     pub trees: usize,
-    /// Dictionaries of streams.
+    /// Streams and their dictionaries.
     pub dictionaries: usize,
     /// Windows that wait for the writer.
     pub waiting: usize,
@@ -30,11 +30,11 @@ impl Shares {
     pub fn of(ceiling: u64) -> Self {
         let part = usize::try_from(ceiling / 16).unwrap_or(usize::MAX / 16);
         Self {
-            blocks: part * 4,
+            blocks: part * 3,
             write_buffers: part * 2,
             trees: part * 3,
-            dictionaries: part * 3,
-            waiting: part * 2,
+            dictionaries: part * 5,
+            waiting: part,
             queries: part * 3,
         }
     }
