@@ -241,11 +241,30 @@ impl Fleet {
         sending: Sending,
         clock: &mut impl Advance,
     ) -> anyhow::Result<Counts> {
+        let replayed = self.replay_for(url, span, grain, sending, clock, Duration::MAX);
+        Ok(replayed.await?.0)
+    }
+
+    /// As [`Fleet::replay`], but nothing more is begun after `longest`. Returns where
+    /// the windows end, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Fleet::replay`].
+    pub async fn replay_for(
+        &mut self,
+        url: &str,
+        span: Window,
+        grain: Grain,
+        sending: Sending,
+        clock: &mut impl Advance,
+        longest: Duration,
+    ) -> anyhow::Result<(Counts, UnixNanos)> {
         let mut running = self.start(url, sending, 1).await?;
         let stride = grain.length() * sending.batch.max(1);
         let mut at = span.start();
         let mut outcome = Ok(());
-        'time: while at < span.end() {
+        'time: while at < span.end() && running.began.elapsed() < longest {
             outcome = clock.advance(at.saturating_add(2 * stride)).await;
             if outcome.is_err() {
                 break;
@@ -260,12 +279,15 @@ impl Fleet {
                 if agent.send(order(Instant::now())).await.is_err() {
                     break 'time;
                 }
+                // Or thousands of agents would make their batches before any
+                // connection is looked after.
+                tokio::task::yield_now().await;
             }
             at = at.saturating_add(stride);
         }
         running.orders.clear();
         let counts = self.finish(running).await;
-        outcome.and(counts)
+        outcome.and(counts).map(|counts| (counts, at))
     }
 
     /// Sends `rate` windows a second for `warm_up` and then for `length`, of which

@@ -189,6 +189,8 @@ impl StreamWords {
         let mut entries = Vec::with_capacity(slots.len());
         let reset = !self.started;
         self.started = true;
+        // Strings are of one batch alone.
+        self.strings = Given::default();
         for &slot in slots {
             corpus.draw(slot, tally);
             let mut stacks = Vec::with_capacity(tally.pairs().len());
@@ -362,7 +364,7 @@ mod tests {
         let mut tally = Tally::new();
         let limits = WordLimits {
             entries: 4_000,
-            bytes: 1 << 20,
+            bytes: 1 << 19,
         };
         let mut resets = 0;
         for number in 0..200 {

@@ -6,6 +6,8 @@ mod coarse;
 pub mod dedupe;
 mod gather;
 pub mod intake;
+mod messages;
+mod packed;
 pub mod resolve;
 pub mod stream;
 mod symbols;

@@ -46,6 +46,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const PING_EVERY: Duration = Duration::from_secs(30);
 const MAX_STREAMS: u32 = 256;
 const MAX_HEADER_BYTES: u32 = 64 << 10;
+/// What a peer may send on a stream before it is read. Not adapted to the way: ten
+/// thousand streams may wait at once, and what they sent is memory.
+pub const STREAM_WINDOW_BYTES: u32 = 8 << 10;
+/// What it may send on all streams of a connection: no stream waits for another.
+const CONNECTION_WINDOW_BYTES: u32 = MAX_STREAMS * STREAM_WINDOW_BYTES;
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -241,7 +246,8 @@ where
         .keep_alive_interval(PING_EVERY)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES)
-        .adaptive_window(true);
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     let service = TowerToHyperService::new(router);
     let connection = builder.serve_connection(TokioIo::new(Opening::new(stream)), service);
     if let Err(error) = watcher.watch(connection).await {

@@ -17,7 +17,7 @@ pub struct Shares {
     pub store: Memory,
     /// Trees of services.
     pub trees: usize,
-    /// Dictionaries of streams.
+    /// Streams and their dictionaries.
     pub dictionaries: usize,
     /// Windows that wait for the writer.
     pub waiting: usize,
@@ -31,13 +31,13 @@ impl Shares {
         let part = usize::try_from(ceiling / 16).unwrap_or(usize::MAX / 16);
         Self {
             store: Memory {
-                blocks: part * 4,
+                blocks: part * 3,
                 write_buffers: part * 2,
-                recent: part / 2,
+                recent: part / 4,
             },
             trees: part * 3,
-            dictionaries: part * 3,
-            waiting: part * 3 / 2,
+            dictionaries: part * 5,
+            waiting: part,
             queries: part * 3,
         }
     }

@@ -156,6 +156,8 @@ pub struct Metrics {
     pub ingest_streams: Gauge,
     /// Streams that were told to begin anew.
     pub dictionary_resets: Counter,
+    /// Streams that were refused when they were opened.
+    pub refused_streams: Counter,
     /// From a batch's arrival to its answer.
     pub ack_times: Times,
     /// How long the store takes for a group of batches, synced.

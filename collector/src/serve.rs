@@ -12,9 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use agent::{EmbedConfig, Profiling};
-use proto::limits::MAX_MESSAGE_BYTES;
 use proto::pb::tepui::admin_server::AdminServer;
-use proto::pb::tepui::ingest_server::IngestServer;
 use proto::pb::tepui::query_server::QueryServer;
 use proto::status::chain;
 use proto::window::Clock;
@@ -449,11 +447,8 @@ pub async fn start_on(
 /// The gRPC services of the port.
 async fn routes(ingest: IngestService, query: QueryService, admin: AdminService) -> Routes {
     let (health, health_service) = tonic_health::server::health_reporter();
-    let ingest = IngestServer::new(ingest)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let query = QueryServer::new(query).max_encoding_message_size(usize::MAX);
-    health.set_serving::<IngestServer<IngestService>>().await;
+    health.set_serving::<IngestService>().await;
     health.set_serving::<QueryServer<QueryService>>().await;
     Routes::new(ingest)
         .add_service(query)

@@ -1,21 +1,20 @@
-//! Windows on the wire: each string, frame and stack goes once per stream, and
-//! later windows name stacks by number.
+//! Windows on the wire: each frame and stack goes once per stream, and later
+//! windows name stacks by number. Strings go with the frames that name them, once
+//! per batch, so that no end of a stream keeps them.
 //!
 //! [`Encoder`] belongs to the sending end of a stream, [`Decoder`] to the
-//! receiving end. Ids count up from 0 in stream order, per kind. A batch body
-//! that begins with `reset` and is decoded by a fresh decoder is
+//! receiving end. Ids of frames and stacks count up from 0 in stream order, those
+//! of strings in the order of the batch. A batch body that begins with `reset` and is decoded by a fresh decoder is
 //! self-contained; that is how the spool keeps them.
 
 mod decoder;
 mod encoder;
-mod pool;
 mod wire;
 
 use std::sync::Arc;
 
 pub use self::decoder::Decoder;
 pub use self::encoder::Encoder;
-pub use self::pool::StringPool;
 pub use self::wire::label_set_to_wire;
 use crate::labels::{LabelError, LabelSet};
 use crate::profile::{Column, Facts, ProfileError};

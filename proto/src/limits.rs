@@ -1,7 +1,7 @@
 //! Caps that both ends of the wire keep.
 
 /// Version of the push protocol.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// Largest message on the wire, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 17 << 20;
 /// Largest packed batch body, in bytes.
@@ -12,7 +12,8 @@ pub const MAX_BODY_BYTES: usize = 64 << 20;
 pub const MAX_WINDOWS: usize = 1024;
 /// Most samples of one window.
 pub const MAX_SAMPLES: usize = 256 * 1024;
-/// Most strings, frames and stacks of one stream's dictionary, together.
+/// Most frames and stacks of one stream's dictionary and strings of one batch,
+/// together.
 pub const MAX_DICTIONARY_ENTRIES: usize = 256 * 1024;
 /// Most bytes of one stream's dictionary, as [`crate::dictionary`] counts them.
 pub const MAX_DICTIONARY_BYTES: usize = 16 << 20;

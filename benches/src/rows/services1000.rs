@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::window::Window;
-use tokio::time::Instant;
 
 use super::Measured;
 use super::lab::{Lab, NOW, SETTLE, flame_path};
@@ -18,10 +17,11 @@ use crate::quantile::{Quantiles, millis};
 
 const PODS: u32 = 10;
 const STACKS: usize = 2_000;
-/// Pushed in spans of this length until [`PUSH_TIME`] has passed.
-const SPAN: Duration = Duration::from_secs(200);
-const PUSH_TIME: Duration = Duration::from_secs(180);
-const MAX_SPANS: u32 = 36;
+/// Most history that is pushed.
+const SPAN: Duration = Duration::from_secs(7_200);
+/// Nothing more is begun after this long. Streams stay open for all of it, as those
+/// of agents do.
+const PUSH_TIME: Duration = Duration::from_secs(240);
 /// Services that are asked about once after the restart.
 const ASKED: u32 = 50;
 const RSS_TARGET: u64 = 512 << 20;
@@ -44,24 +44,21 @@ pub(super) async fn measure(lab: &mut Lab) -> anyhow::Result<Measured> {
     let mut measured = Measured::nothing();
     lab.stop_hours().await?;
     let count = lab.settings().services;
-    let start = NOW.saturating_sub(SPAN * MAX_SPANS);
+    let start = NOW.saturating_sub(SPAN);
     let mut server = lab.fresh("services", start).await?;
     let mut fleet = Fleet::new(&services(count), start)?;
     let before = server.usage()?.cpu;
-    let began = Instant::now();
-    let url = server.url();
-    let (mut at, mut windows) = (start, 0_u64);
-    for _ in 0..MAX_SPANS {
-        let span = Window::new(at, at.saturating_add(SPAN))?;
-        let counts = fleet
-            .replay(&url, span, Grain::FINE, lab.sending(), &mut server)
-            .await?;
-        windows += counts.windows;
-        at = span.end();
-        if began.elapsed() > PUSH_TIME {
-            break;
-        }
-    }
+    let (url, span) = (server.url(), Window::new(start, NOW)?);
+    let replayed = fleet.replay_for(
+        &url,
+        span,
+        Grain::FINE,
+        lab.sending(),
+        &mut server,
+        PUSH_TIME,
+    );
+    let (counts, at) = replayed.await?;
+    let windows = counts.windows;
     server.settle(SETTLE).await?;
     let used = server.usage()?;
     let cpu = used.cpu.saturating_sub(before).as_secs_f64().max(1e-3);
@@ -71,7 +68,11 @@ pub(super) async fn measure(lab: &mut Lab) -> anyhow::Result<Measured> {
         used.peak_rss_bytes <= RSS_TARGET,
     );
     measured.add(
-        format!("{per_core:.0} windows/s per core ({windows} windows)"),
+        format!(
+            "{per_core:.0} windows/s per core ({windows} windows, streams {} for {} agents)",
+            counts.streams,
+            fleet.len()
+        ),
         per_core >= RATE_TARGET,
     );
     server.stop().await?;

@@ -36,7 +36,7 @@ use super::error::ApiError;
 use super::params::given;
 use crate::auth::Principal;
 use crate::import::{self, Dense, Limits};
-use crate::ingest::intake::{Intake, RETRY_AFTER, size_kib, stopping};
+use crate::ingest::intake::{Intake, RETRY_AFTER, overloaded, size_kib, stopping};
 use crate::ingest::resolve::lock;
 use crate::ingest::writer::{MAX_INSTANCES, MAX_NAMED_SENDERS, Outcome, Submission};
 use crate::query::ServiceName;
@@ -119,7 +119,7 @@ impl PprofDoor {
         let place = Arc::clone(&self.bodies).acquire_many_owned(kib);
         let Ok(Ok(place)) = tokio::time::timeout(PATIENCE, place).await else {
             let message = "other profiles take all the room there is for arriving ones";
-            return Err(refusal(self.intake.overloaded(message, RETRY_AFTER)));
+            return Err(self.refuse(overloaded(message, RETRY_AFTER)));
         };
         let body = Limited::new(request.into_body(), MAX_BODY_BYTES);
         match body.collect().await {
@@ -139,13 +139,19 @@ impl PprofDoor {
 
     /// Counts and returns a refusal for good.
     fn reject(&self, code: RefusalCode, message: impl Into<String>) -> ApiError {
-        refusal(self.intake.rejected(code, message))
+        self.refuse(Outcome::refused(code, message, None))
+    }
+
+    /// Counts a refusal, and returns it as HTTP answers it.
+    fn refuse(&self, outcome: Outcome) -> ApiError {
+        self.intake.count(&outcome);
+        refusal(outcome)
     }
 
     /// What the profile in `body` holds, with the place that is kept until there is
     /// room for it.
     async fn read(&self, body: Bytes) -> Result<(Dense, OwnedSemaphorePermit), ApiError> {
-        let ended = || refusal(stopping());
+        let ended = || self.refuse(stopping());
         let place = Arc::clone(&self.reading).acquire_owned().await;
         let place = place.map_err(|_| ended())?;
         let reading = tokio::task::spawn_blocking(move || {
@@ -170,7 +176,8 @@ impl PprofDoor {
             .saturating_add(dictionary.text_bytes());
         let words = u32::try_from(words / 1024).unwrap_or(u32::MAX);
         let kib = size_kib(&windows).saturating_add(words);
-        let room = self.intake.room(kib).await.map_err(refusal)?;
+        let room = self.intake.room(kib).await;
+        let room = room.map_err(|outcome| self.refuse(outcome))?;
         drop(place);
         let held = self.intake.begin();
         lock(&held).decoder = dictionary;
@@ -193,7 +200,8 @@ impl PprofDoor {
             room: Some(room),
             reply,
         };
-        self.intake.send(submission).await.map_err(refusal)?;
+        let sent = self.intake.send(submission).await;
+        sent.map_err(|outcome| self.refuse(outcome))?;
         match outcome.await.unwrap_or_else(|_| stopping()) {
             Outcome::Acked { refused, duplicate } => match refused.into_iter().next() {
                 None => Ok(duplicate),
@@ -204,7 +212,7 @@ impl PprofDoor {
                     Err(ApiError::new(kind, message).retry_after(wait))
                 }
             },
-            refused @ Outcome::Refused { .. } => Err(refusal(refused)),
+            refused @ Outcome::Refused { .. } => Err(self.refuse(refused)),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The way from every door to the writer: what waits is bounded, and what finds
 //! no room is refused with a hint and counted.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::dictionary::{WireWindow, WireWindowError};
 use proto::pb::tepui::RefusalCode;
@@ -14,8 +14,6 @@ use super::writer::{Outcome, Submission};
 use crate::metrics::Metrics;
 use crate::normalize::Rules;
 
-/// Least time between two looks for texts that nobody has any more.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How long a batch waits for room before it is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a sender waits when the disk is full.
@@ -26,8 +24,9 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// What all senders together may take.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of dictionaries with their texts; beyond it a stream that wants to grow must begin
-    /// anew.
+    /// Bytes of streams and their dictionaries. Near it no stream may begin, and
+    /// beyond it one that wants to grow is ended, so that those that are known well
+    /// go on.
     pub dictionaries: usize,
     /// Bytes of windows that wait for the writer; more wait a little, and are
     /// then refused with a retry hint.
@@ -50,8 +49,6 @@ pub struct Intake {
     metrics: Arc<Metrics>,
     room: Arc<Semaphore>,
     dictionaries: Arc<Dictionaries>,
-    /// When texts were last swept.
-    swept: Arc<Mutex<Option<Instant>>>,
     limits: Limits,
 }
 
@@ -70,7 +67,6 @@ impl Intake {
             metrics,
             room: Arc::new(Semaphore::new(kib)),
             dictionaries: Arc::new(Dictionaries::new(rules)),
-            swept: Arc::default(),
             limits,
         }
     }
@@ -80,18 +76,23 @@ impl Intake {
         self.dictionaries.begin()
     }
 
-    /// Lets go of texts that nobody has any more, at most every [`SWEEP_EVERY`].
-    pub(super) fn sweep(&self) {
-        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        if swept.is_none_or(|swept| swept.elapsed() >= SWEEP_EVERY) {
-            self.dictionaries.sweep();
-            *swept = Some(Instant::now());
-        }
+    /// Bytes that may wait for the writer.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.limits.waiting
     }
 
-    /// Whether the dictionaries of all streams take more than they may.
-    pub(super) fn has_large_dictionaries(&self) -> bool {
-        self.dictionaries.bytes() > self.limits.dictionaries
+    /// Whether another stream finds a place.
+    pub(super) fn may_open(&self) -> bool {
+        self.dictionaries.bytes() <= self.limits.dictionaries
+    }
+
+    /// Whether a stream that `is_new`, or one that is not, may name what it did not
+    /// name before. A sixteenth is left to streams that are not new: or they would
+    /// push each other out in turn.
+    pub(super) fn may_grow(&self, is_new: bool) -> bool {
+        let limit = self.limits.dictionaries;
+        let limit = if is_new { limit - limit / 16 } else { limit };
+        self.dictionaries.bytes() <= limit
     }
 
     /// Memory for `kib` KiB of windows until they are written. Waits a little
@@ -102,13 +103,16 @@ impl Intake {
     /// The refusal, when there is none or the disk is full.
     pub(crate) async fn room(&self, kib: u32) -> Result<OwnedSemaphorePermit, Outcome> {
         if self.limits.disk.load(Ordering::Relaxed) {
-            return Err(self.overloaded("the disk is full", DISK_RETRY_AFTER));
+            return Err(overloaded("the disk is full", DISK_RETRY_AFTER));
         }
         let kib = kib.min(self.limits.waiting_kib());
         let room = Arc::clone(&self.room).acquire_many_owned(kib);
         match tokio::time::timeout(PATIENCE, room).await {
             Ok(Ok(room)) => Ok(room),
-            _ => Err(self.overloaded("waiting windows take too much memory", RETRY_AFTER)),
+            _ => Err(overloaded(
+                "waiting windows take too much memory",
+                RETRY_AFTER,
+            )),
         }
     }
 
@@ -120,22 +124,22 @@ impl Intake {
     pub(crate) async fn send(&self, submission: Submission) -> Result<(), Outcome> {
         match tokio::time::timeout(PATIENCE, self.queue.send(submission)).await {
             Ok(Ok(())) => Ok(()),
-            _ => Err(self.overloaded("the write queue is full", RETRY_AFTER)),
+            _ => Err(overloaded("the write queue is full", RETRY_AFTER)),
         }
     }
 
-    /// Counts and returns a refusal of what may come again.
-    pub(crate) fn overloaded(&self, message: &str, retry_after: Duration) -> Outcome {
-        let code = RefusalCode::Overloaded;
-        self.metrics.refused_batches(code).inc();
-        Outcome::refused(code, message, Some(retry_after))
+    /// Counts a refusal. Doors do when they tell it: so it is counted as often as
+    /// senders see it.
+    pub(crate) fn count(&self, outcome: &Outcome) {
+        if let Outcome::Refused { code, .. } = outcome {
+            self.metrics.refused_batches(*code).inc();
+        }
     }
+}
 
-    /// Counts and returns a refusal for good.
-    pub(crate) fn rejected(&self, code: RefusalCode, message: impl Into<String>) -> Outcome {
-        self.metrics.refused_batches(code).inc();
-        Outcome::refused(code, message, None)
-    }
+/// The refusal of what may come again.
+pub(crate) fn overloaded(message: &str, retry_after: Duration) -> Outcome {
+    Outcome::refused(RefusalCode::Overloaded, message, Some(retry_after))
 }
 
 /// The outcome of a batch whose writer is gone.

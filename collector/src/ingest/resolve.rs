@@ -7,10 +7,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::dictionary::{Decoder, StringPool};
+use proto::dictionary::Decoder;
 use proto::stack::Frame;
-use rustc_hash::FxHashMap;
 
+use super::packed::PackedIds;
 use super::symbols;
 use crate::normalize::Rules;
 use crate::store::trees::{self, SharedTree};
@@ -19,13 +19,16 @@ use crate::store::{ServiceId, StoreError, TreeId};
 /// Most services of one stream, and trees of services that were full.
 const MAX_TREES: usize = 16;
 
+/// What a stream takes beside its dictionary, in bytes: its state, its place in
+/// its connection, and buffers of both directions.
+const STREAM_BYTES: usize = 4 << 10;
+
 /// What the dictionaries of all streams share.
 #[derive(Debug, Default)]
 pub struct Dictionaries {
-    texts: Arc<StringPool>,
     /// What names are normalised by.
     rules: Rules,
-    /// What the dictionaries take, their texts apart.
+    /// What the dictionaries and their streams take.
     counted: AtomicUsize,
 }
 
@@ -41,31 +44,26 @@ impl Dictionaries {
     /// The dictionary of a stream that has said nothing.
     pub fn begin(self: &Arc<Self>) -> SharedDictionary {
         let mut dictionary = StreamDictionary::default();
-        dictionary.decoder = Decoder::sharing(Arc::clone(&self.texts));
         dictionary.all = Arc::clone(self);
+        dictionary.recount();
         Arc::new(Mutex::new(dictionary))
     }
 
-    /// Lets go of texts that no stream and no tree has any more.
-    pub fn sweep(&self) {
-        self.texts.sweep();
-    }
-
     /// About how many bytes all of them take, also those of streams that have
-    /// begun anew while batches that came before still wait.
+    /// begun anew while batches that came before still wait. What came with a
+    /// batch that waits is counted once it was written.
     pub fn bytes(&self) -> usize {
-        let counted = self.counted.load(Ordering::Relaxed);
-        counted.saturating_add(self.texts.bytes())
+        self.counted.load(Ordering::Relaxed)
     }
 }
 
 /// The receiving end of one stream's dictionary.
 #[derive(Debug, Default)]
 pub struct StreamDictionary {
-    /// Strings, frames and stacks of the stream that no tree has yet.
+    /// Frames and stacks of the stream that no tree has yet.
     pub decoder: Decoder,
-    /// Per tree: its ids.
-    resolved: FxHashMap<TreeId, Resolved>,
+    /// Ids of each tree.
+    resolved: Vec<Resolved>,
     /// Ids may be void: the stream must begin anew.
     is_void: bool,
     all: Arc<Dictionaries>,
@@ -87,15 +85,13 @@ pub fn lock(dictionary: &SharedDictionary) -> MutexGuard<'_, StreamDictionary> {
     dictionary.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ids of a service's tree for ids of a stream, or [`UNKNOWN`].
-#[derive(Debug, Default)]
+/// Ids of a service's tree for ids of a stream.
+#[derive(Debug)]
 struct Resolved {
-    frames: Vec<u32>,
-    stacks: Vec<u32>,
+    tree: TreeId,
+    frames: PackedIds,
+    stacks: PackedIds,
 }
-
-/// No id of a tree: trees have far fewer entries.
-const UNKNOWN: u32 = u32::MAX;
 
 /// Why stacks could not be found or added.
 #[derive(Debug, thiserror::Error)]
@@ -111,15 +107,13 @@ pub(super) enum ResolveError {
     Store(#[from] StoreError),
 }
 
-fn at(table: &[u32], id: u32) -> Option<u32> {
-    let found = *table.get(usize::try_from(id).ok()?)?;
-    (found != UNKNOWN).then_some(found)
+fn at(table: &PackedIds, id: u32) -> Option<u32> {
+    table.get(usize::try_from(id).ok()?)
 }
 
-fn set(table: &mut [u32], id: u32, value: u32) {
-    let index = usize::try_from(id).ok();
-    if let Some(slot) = index.and_then(|index| table.get_mut(index)) {
-        *slot = value;
+fn set(table: &mut PackedIds, id: u32, value: u32) {
+    if let Ok(index) = usize::try_from(id) {
+        table.set(index, value);
     }
 }
 
@@ -131,20 +125,34 @@ impl StreamDictionary {
 
     /// Services of whose trees it holds ids.
     pub(super) fn services(&self) -> impl Iterator<Item = ServiceId> {
-        self.resolved.keys().map(|tree| tree.service)
+        self.trees().map(|tree| tree.service)
     }
 
     /// Trees that it holds ids of.
     pub(super) fn trees(&self) -> impl Iterator<Item = TreeId> {
-        self.resolved.keys().copied()
+        self.resolved.iter().map(|resolved| resolved.tree)
     }
 
-    /// Counts anew what it takes, the texts of the pool apart, and returns it.
+    fn of(&self, tree: TreeId) -> Option<&Resolved> {
+        self.resolved.iter().find(|resolved| resolved.tree == tree)
+    }
+
+    fn of_mut(&mut self, tree: TreeId) -> Option<&mut Resolved> {
+        let mut all = self.resolved.iter_mut();
+        all.find(|resolved| resolved.tree == tree)
+    }
+
+    /// Counts anew what it takes, with its stream, and returns it.
     pub(super) fn recount(&mut self) -> usize {
-        let ids = self.resolved.values();
-        let ids = ids.map(|resolved| resolved.frames.capacity() + resolved.stacks.capacity());
-        let ids = ids.sum::<usize>().saturating_mul(size_of::<u32>());
-        let bytes = self.decoder.memory_bytes().saturating_add(ids);
+        let ids = self.resolved.iter();
+        let ids = ids.map(|resolved| resolved.frames.bytes() + resolved.stacks.bytes());
+        let unresolved = self
+            .decoder
+            .memory_bytes()
+            .saturating_add(self.decoder.text_bytes());
+        let bytes = unresolved
+            .saturating_add(ids.sum::<usize>())
+            .saturating_add(STREAM_BYTES);
         let before = std::mem::replace(&mut self.counted, bytes);
         self.all.counted.fetch_add(bytes, Ordering::Relaxed);
         self.all.counted.fetch_sub(before, Ordering::Relaxed);
@@ -164,24 +172,34 @@ impl StreamDictionary {
         wire: &[u32],
         mut tree: impl FnMut(TreeId) -> Result<SharedTree, StoreError>,
     ) -> Result<Vec<u32>, ResolveError> {
-        if self.resolved.len() >= MAX_TREES && !self.resolved.contains_key(&of) {
-            return Err(ResolveError::TooManyServices);
-        }
         let (frames, stacks) = (self.decoder.frame_count(), self.decoder.stack_count());
-        let resolved = self.resolved.entry(of).or_default();
-        resolved.frames.resize(frames, UNKNOWN);
-        resolved.stacks.resize(stacks, UNKNOWN);
-        let mut out = Vec::with_capacity(wire.len());
-        for &id in wire {
-            let index = usize::try_from(id).unwrap_or(usize::MAX);
-            let known = resolved.stacks.get(index);
-            out.push(*known.ok_or(ResolveError::Unknown(id))?);
+        if self.of(of).is_none() {
+            if self.resolved.len() >= MAX_TREES {
+                return Err(ResolveError::TooManyServices);
+            }
+            self.resolved.push(Resolved {
+                tree: of,
+                frames: PackedIds::default(),
+                stacks: PackedIds::default(),
+            });
         }
-        let mut is_new = false;
-        for (found, &id) in out.iter_mut().zip(wire) {
-            if *found == UNKNOWN {
+        let mut out = Vec::with_capacity(wire.len());
+        let mut missing = Vec::new();
+        if let Some(resolved) = self.of_mut(of) {
+            resolved.frames.grow(frames);
+            resolved.stacks.grow(stacks);
+            for (place, &id) in wire.iter().enumerate() {
+                let known = at(&resolved.stacks, id);
+                if known.is_none() {
+                    missing.push(place);
+                }
+                out.push(known.unwrap_or_default());
+            }
+        }
+        let is_new = !missing.is_empty();
+        for place in missing {
+            if let (Some(found), Some(&id)) = (out.get_mut(place), wire.get(place)) {
                 *found = self.stack(of, id, &mut tree)?;
-                is_new = true;
             }
         }
         if is_new {
@@ -197,7 +215,7 @@ impl StreamDictionary {
         id: u32,
         tree: &mut impl FnMut(TreeId) -> Result<SharedTree, StoreError>,
     ) -> Result<u32, ResolveError> {
-        let resolved = self.resolved.get(&of);
+        let resolved = self.of(of);
         if let Some(stack) = resolved.and_then(|resolved| at(&resolved.stacks, id)) {
             return Ok(stack);
         }
@@ -208,7 +226,7 @@ impl StreamDictionary {
         } else {
             // Forgotten since a service has it.
             let (other, stack) = others
-                .find_map(|(other, resolved)| Some((*other, at(&resolved.stacks, id)?)))
+                .find_map(|other| Some((other.tree, at(&other.stacks, id)?)))
                 .ok_or(ResolveError::Unknown(id))?;
             let frames: Vec<Frame> = {
                 let other = tree(other)?;
@@ -218,7 +236,7 @@ impl StreamDictionary {
             };
             trees::write(&shared).intern(frames.iter())
         };
-        if let Some(resolved) = self.resolved.get_mut(&of) {
+        if let Some(resolved) = self.of_mut(of) {
             set(&mut resolved.stacks, id, stack);
         }
         // What a full tree cut off may find room in the tree of another service.
@@ -240,7 +258,7 @@ impl StreamDictionary {
         let mut path = leaf_first.ok_or(ResolveError::Unknown(id))?.to_vec();
         path.reverse();
         for frame in &mut path {
-            let resolved = self.resolved.get(&of);
+            let resolved = self.of(of);
             *frame = match resolved.and_then(|resolved| at(&resolved.frames, *frame)) {
                 Some(known) => known,
                 None => self.frame(of, *frame, shared, tree)?,
@@ -264,14 +282,14 @@ impl StreamDictionary {
             // Forgotten since a service has it.
             let mut others = self.resolved.iter();
             let (other, frame) = others
-                .find_map(|(other, resolved)| Some((*other, at(&resolved.frames, id)?)))
+                .find_map(|other| Some((other.tree, at(&other.frames, id)?)))
                 .ok_or(ResolveError::Unknown(id))?;
             let other = tree(other)?;
             let frame = trees::read(&other).frame(frame);
             let frame = frame.ok_or(ResolveError::Unknown(id))?;
             trees::write(shared).intern_frame(&frame)
         };
-        if let Some(resolved) = self.resolved.get_mut(&of) {
+        if let Some(resolved) = self.of_mut(of) {
             set(&mut resolved.frames, id, interned);
         }
         if !trees::read(shared).is_overflow_frame(interned) {

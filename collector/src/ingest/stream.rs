@@ -5,25 +5,34 @@
 //! order. When the client goes, all of it is dropped.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use prost::Message;
 use proto::codec;
 use proto::dictionary::{WireWindow, WireWindowError};
 use proto::limits;
 use proto::pb::tepui as pb;
-use proto::pb::tepui::ingest_server::Ingest;
+use proto::pb::tepui::ingest_server::SERVICE_NAME;
 use proto::status::{Kind, chain};
 use proto::window::Clock;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codec::{BufferSettings, EncodeBody};
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic::server::NamedService;
+use tonic_prost::ProstCodec;
+use tower_service::Service;
 use tracing::{debug, info};
 
-use super::intake::{Intake, RETRY_AFTER, stopping};
+use super::intake::{Intake, stopping};
+use super::messages::{Arrived, Arriving, Messages, ReadError};
 use super::resolve::{SharedDictionary, lock};
 use super::writer::{MAX_INSTANCES, Outcome, Submission};
 use crate::agents::Agents;
@@ -36,20 +45,32 @@ const MAX_IN_FLIGHT: usize = 16;
 const SMALL_BODY: u64 = 128 << 10;
 /// What an entry of a dictionary takes beside what is in it.
 const ENTRY_BYTES: usize = 64;
-/// Batches that are unpacked at once.
-const MAX_UNPACKING: usize = 4;
+/// KiB of bodies that are unpacked at once; a larger one is unpacked alone.
+const UNPACKING_KIB: u32 = 8 << 10;
+/// What part of the memory for waiting windows is for batches that arrive.
+const ARRIVING_PART: usize = 4;
 /// A stream that says nothing for this long is ended; agents send a heartbeat
 /// every 30 s.
 const SILENCE: Duration = Duration::from_secs(120);
 
-/// The ingest service.
-#[derive(Debug)]
+/// What a stream waits that found no room for its dictionary: others must go
+/// first.
+const ROOM_RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// Bytes of answers that a stream makes room for at a time.
+const ANSWER_BYTES: usize = 256;
+/// The one method of the service.
+const PUSH: &str = "/tepui.v1.Ingest/Push";
+
+/// The ingest service, cheap to clone.
+#[derive(Clone, Debug)]
 pub struct IngestService {
     intake: Intake,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
     unpacking: Arc<Semaphore>,
+    arriving: Arriving,
     shutdown: CancellationToken,
 }
 
@@ -63,12 +84,14 @@ impl IngestService {
         agents: Arc<Agents>,
         shutdown: CancellationToken,
     ) -> Self {
+        let unpacking = usize::try_from(UNPACKING_KIB).unwrap_or(1);
         Self {
+            arriving: Arriving::new(intake.waiting_bytes() / ARRIVING_PART),
             intake,
             clock,
             metrics,
             agents,
-            unpacking: Arc::new(Semaphore::new(MAX_UNPACKING)),
+            unpacking: Arc::new(Semaphore::new(unpacking)),
             shutdown,
         }
     }
@@ -76,7 +99,7 @@ impl IngestService {
 
 /// One stream.
 struct Push {
-    inbound: Streaming<pb::PushRequest>,
+    inbound: Messages,
     intake: Intake,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -158,7 +181,7 @@ fn message(outcome: Outcome, instance: Vec<u8>, sequence: u64) -> pb::PushRespon
 /// What the next turn of a stream does.
 enum Turn {
     Answered(Outcome),
-    Read(Result<Option<pb::PushRequest>, Status>),
+    Read(Result<Option<Arrived>, ReadError>),
     Silent,
 }
 
@@ -174,6 +197,8 @@ impl Push {
                 Turn::Answered(outcome) => {
                     let owed = self.waiting.pop_front()?;
                     self.metrics.ack_times.observe(owed.arrived.elapsed());
+                    lock(&self.dictionary).recount();
+                    self.intake.count(&outcome);
                     if let Outcome::Refused { code, .. } = &outcome
                         && *code == pb::RefusalCode::DictionaryReset
                     {
@@ -183,7 +208,7 @@ impl Push {
                     }
                     return Some(Ok(message(outcome, owed.instance, owed.sequence)));
                 }
-                Turn::Read(Ok(Some(request))) => match self.read(request).await {
+                Turn::Read(Ok(Some(arrived))) => match self.read(arrived).await {
                     Ok(None) => {}
                     Ok(Some(response)) => return Some(Ok(response)),
                     Err(status) => {
@@ -192,9 +217,21 @@ impl Push {
                     }
                 },
                 Turn::Read(Ok(None)) => self.state = State::Closing,
-                Turn::Read(Err(status)) => {
+                Turn::Read(Err(ReadError::Broken(status))) => {
                     debug!(error = %status, "stream broke");
                     self.state = State::Closing;
+                }
+                Turn::Read(Err(ReadError::NoRoom)) => {
+                    // What was not read may name what later batches rest on.
+                    let message = "other batches take all the room there is for arriving ones";
+                    let code = pb::RefusalCode::DictionaryReset;
+                    let outcome = self.give_up(code, message.to_owned());
+                    self.waiting.push_back(Waiting {
+                        instance: self.greeted.unwrap_or_default().to_vec(),
+                        sequence: 0,
+                        arrived: Instant::now(),
+                        outcome,
+                    });
                 }
                 Turn::Silent => {
                     self.state = State::Ended;
@@ -224,15 +261,15 @@ impl Push {
             biased;
             outcome = owed, if has_owed => Turn::Answered(outcome),
             () = self.shutdown.cancelled(), if may_read => Turn::Read(Ok(None)),
-            read = inbound.message(), if may_read => Turn::Read(read),
+            read = inbound.next(), if may_read => Turn::Read(read),
             () = tokio::time::sleep(SILENCE), if may_read && !has_owed => Turn::Silent,
         })
     }
 
     /// Handles one request; a response is sent at once.
-    async fn read(&mut self, request: pb::PushRequest) -> Result<Option<pb::PushResponse>, Status> {
+    async fn read(&mut self, arrived: Arrived) -> Result<Option<pb::PushResponse>, Status> {
         use pb::push_request::Body;
-        match request.body {
+        match arrived.request.body {
             Some(Body::Hello(hello)) => self.hello(hello).map(Some),
             Some(Body::Heartbeat(beat)) => {
                 if let Some(instance) = &self.greeted {
@@ -245,12 +282,12 @@ impl Push {
                     return Err(Kind::Invalid.status("the first message of a stream must be Hello"));
                 }
                 let (instance, sequence) = (batch.instance.clone(), batch.sequence);
-                let arrived = Instant::now();
-                let outcome = self.batch(batch).await;
+                let began = Instant::now();
+                let outcome = self.batch(batch, arrived.room).await;
                 self.waiting.push_back(Waiting {
                     instance,
                     sequence,
-                    arrived,
+                    arrived: began,
                     outcome,
                 });
                 Ok(None)
@@ -301,10 +338,11 @@ impl Push {
     /// Reads a batch and hands it to the writer. Whatever becomes of it, the
     /// entries of its dictionary are applied in the order of the stream; when
     /// they cannot be, the stream takes no further batch.
-    async fn batch(&mut self, batch: pb::Batch) -> Owed {
+    async fn batch(&mut self, batch: pb::Batch, arriving: Option<OwnedSemaphorePermit>) -> Owed {
         let instance = <[u8; limits::INSTANCE_BYTES]>::try_from(batch.instance.as_slice());
         let sequence = batch.sequence;
-        let place = Arc::clone(&self.unpacking).acquire_owned().await;
+        let place = Arc::clone(&self.unpacking).acquire_many_owned(unpacked_kib(&batch));
+        let place = place.await;
         let decoded = if is_small(&batch) {
             unpack(&batch)
         } else {
@@ -315,15 +353,16 @@ impl Push {
                 }
             }
         };
+        drop(arriving);
         let body = match decoded {
             Ok(body) => body,
             Err((code, message)) => return self.give_up(code, message),
         };
         // While it waits this stream is not read, which its agent feels; the place
-        // is kept, so that few unpacked batches wait at a time.
+        // is kept, so that little that is unpacked waits at a time.
         let room = self.intake.room(body_kib(&body)).await;
         // Its entries count, whatever becomes of its windows.
-        let windows = match (instance, self.apply(body).await) {
+        let windows = match (instance, self.apply(body)) {
             (Ok(_), Ok(windows)) if sequence > 0 => windows,
             (_, Ok(_)) => {
                 let message = "instance must be 16 bytes and sequence at least 1";
@@ -356,50 +395,33 @@ impl Push {
 
     /// Refuses a batch whose dictionary is lost, and with it the stream.
     fn give_up(&mut self, code: pb::RefusalCode, message: String) -> Owed {
-        self.metrics.refused_batches(code).inc();
         self.state = State::Closing;
-        let retry = (code == pb::RefusalCode::DictionaryReset).then_some(RETRY_AFTER);
+        let retry = (code == pb::RefusalCode::DictionaryReset).then_some(ROOM_RETRY_AFTER);
         Owed::Now(Outcome::refused(code, message, retry))
     }
 
     /// Adds the entries of a body to the dictionary and returns its windows.
-    async fn apply(
+    fn apply(
         &mut self,
         body: pb::BatchBody,
     ) -> Result<Vec<Result<WireWindow, WireWindowError>>, (pb::RefusalCode, String)> {
-        if body.reset {
+        let is_new = body.reset;
+        if is_new {
             // Batches that wait for the writer keep the dictionary they came with.
             self.dictionary = self.intake.begin();
         }
-        let (windows, grew) = {
-            let mut dictionary = lock(&self.dictionary);
-            let before = dictionary.recount();
-            let windows = dictionary
-                .decoder
-                .apply(body)
-                .map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))?;
-            (windows, dictionary.recount() > before)
-        };
-        if grew && self.intake.has_large_dictionaries() {
-            // What trees have by now is forgotten.
-            self.settle().await;
-            lock(&self.dictionary).recount();
-            self.intake.sweep();
-            if self.intake.has_large_dictionaries() {
-                let message = "dictionaries of all streams take too much memory";
-                return Err((pb::RefusalCode::DictionaryReset, message.to_owned()));
-            }
+        let names_more = body
+            .dictionary
+            .as_ref()
+            .is_some_and(|entries| !(entries.frames.is_empty() && entries.stacks.is_empty()));
+        if names_more && !self.intake.may_grow(is_new) {
+            let message = "dictionaries of all streams take too much memory";
+            return Err((pb::RefusalCode::DictionaryReset, message.to_owned()));
         }
-        Ok(windows)
-    }
-
-    /// Waits until the writer is done with what this stream brought.
-    async fn settle(&mut self) {
-        for waiting in &mut self.waiting {
-            if let Owed::Later(outcome) = &mut waiting.outcome {
-                waiting.outcome = Owed::Now(outcome.await.unwrap_or_else(|_| stopping()));
-            }
-        }
+        // Counted once this batch is answered: until then it has its room.
+        let mut dictionary = lock(&self.dictionary);
+        let windows = dictionary.decoder.apply(body);
+        windows.map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))
     }
 }
 
@@ -420,6 +442,14 @@ fn body_kib(body: &pb::BatchBody) -> u32 {
     u32::try_from(windows.saturating_add(entries) / 1024)
         .unwrap_or(u32::MAX)
         .saturating_add(1)
+}
+
+/// KiB that a batch takes when it is unpacked, as it says of itself.
+fn unpacked_kib(batch: &pb::Batch) -> u32 {
+    let told = codec::unzstd_len(&batch.body_zstd);
+    let kib = told.and_then(|bytes| u32::try_from(bytes / 1024).ok());
+    kib.map_or(UNPACKING_KIB, |kib| kib.saturating_add(1))
+        .min(UNPACKING_KIB)
 }
 
 /// Whether a batch says of itself that it is unpacked sooner than handed over.
@@ -447,22 +477,21 @@ fn unpack(batch: &pb::Batch) -> Result<pb::BatchBody, (pb::RefusalCode, String)>
     pb::BatchBody::decode(&*body).map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))
 }
 
-#[tonic::async_trait]
-impl Ingest for IngestService {
-    type PushStream = Pin<Box<dyn Stream<Item = Result<pb::PushResponse, Status>> + Send>>;
-
-    async fn push(
-        &self,
-        request: Request<Streaming<pb::PushRequest>>,
-    ) -> Result<Response<Self::PushStream>, Status> {
+impl IngestService {
+    /// Begins the stream of a request and returns its answers.
+    fn push(&self, request: http::Request<Body>) -> Result<Body, Status> {
         let principal = request
             .extensions()
             .get::<Principal>()
             .ok_or_else(|| Kind::Unauthenticated.status("no principal"))?;
         let tenant: Arc<str> = Arc::from(principal.tenant.as_str());
+        if !self.intake.may_open() {
+            self.metrics.refused_streams.inc();
+            return Err(Kind::Exhausted.status("streams take too much memory; come again later"));
+        }
         self.metrics.ingest_streams.add(1);
         let push = Push {
-            inbound: request.into_inner(),
+            inbound: Messages::new(request.into_body(), self.arriving.clone()),
             intake: self.intake.clone(),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
@@ -476,10 +505,50 @@ impl Ingest for IngestService {
             unpacking: Arc::clone(&self.unpacking),
             shutdown: self.shutdown.clone(),
         };
-        let responses = stream::unfold(push, |mut push| async move {
+        let answers = stream::unfold(push, |mut push| async move {
             let next = push.next().await?;
             Some((next, push))
         });
-        Ok(Response::new(Box::pin(responses)))
+        let buffers = BufferSettings::new(ANSWER_BYTES, ANSWER_BYTES);
+        let encoder = ProstCodec::<pb::PushResponse, pb::PushRequest>::raw_encoder(buffers);
+        let cap = Some(limits::MAX_MESSAGE_BYTES);
+        let packing = (
+            None,
+            tonic::codec::SingleMessageCompressionOverride::default(),
+        );
+        Ok(Body::new(EncodeBody::new_server(
+            encoder, answers, packing.0, packing.1, cap,
+        )))
+    }
+}
+
+impl NamedService for IngestService {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+/// As the generated server would, but for buffers: see [`Messages`].
+impl Service<http::Request<Body>> for IngestService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let answers = match request.uri().path() {
+            PUSH => self.push(request),
+            _ => Err(Status::unimplemented("there is only Push")),
+        };
+        ready(Ok(match answers {
+            Ok(answers) => {
+                let mut response = http::Response::new(answers);
+                let headers = response.headers_mut();
+                headers.insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+                response
+            }
+            Err(status) => status.into_http(),
+        }))
     }
 }

@@ -44,6 +44,9 @@ use crate::store::{Active, ServiceId, Store, StoreError};
 pub const QUEUE_LENGTH: usize = 1_024;
 /// Most batches of one group.
 const GROUP_LENGTH: usize = 256;
+/// What part of the trees' memory the trees that one group adds to may take: none
+/// of them can be dropped before the group is written.
+const TREES_OF_GROUP: usize = 2;
 /// Most agent instances that are remembered.
 pub const MAX_INSTANCES: usize = 100_000;
 /// Instances beside which no sender of single profiles gets a name of its own: agents
@@ -213,12 +216,21 @@ impl Writer {
                 submissions.push(next);
             }
             self.commit(std::mem::take(&mut submissions));
+        }
+    }
+
+    /// Writes batches, in one group unless they need too many trees at once, and
+    /// answers each.
+    pub fn commit(&mut self, mut submissions: Vec<Submission>) {
+        while !submissions.is_empty() {
+            submissions = self.commit_group(submissions);
             self.trees.shrink();
         }
     }
 
-    /// Writes a group and answers each of its batches.
-    pub fn commit(&mut self, submissions: Vec<Submission>) {
+    /// Writes a group and answers each of its batches. Returns those that came when
+    /// the trees of the group took [`TREES_OF_GROUP`] of what trees may take.
+    fn commit_group(&mut self, mut submissions: Vec<Submission>) -> Vec<Submission> {
         let now = self.clock.now();
         let rolled = Arc::clone(&self.rolled);
         let _writing = rolled.writing();
@@ -226,7 +238,11 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(submissions.len());
         for submission in &submissions {
             outcomes.push(self.prepare(submission, now, &mut pending));
+            if pending.tree_bytes() > self.trees.budget_bytes() / TREES_OF_GROUP {
+                break;
+            }
         }
+        let later = submissions.split_off(outcomes.len());
         self.forget_old_writers(now, &mut pending);
         for tree in pending.trees.values() {
             pending
@@ -278,9 +294,10 @@ impl Writer {
                 }
             }
         }
+        later
     }
 
-    /// Counts and sends an outcome.
+    /// Counts what was accepted, and sends an outcome.
     fn answer(&self, submission: Submission, outcome: Outcome) {
         match &outcome {
             Outcome::Acked { refused, duplicate } => {
@@ -294,7 +311,8 @@ impl Writer {
                     warn!(window, code = code.as_str_name(), message, "window refused");
                 }
             }
-            Outcome::Refused { code, .. } => self.metrics.refused_batches(*code).inc(),
+            // Counted by the door that tells it.
+            Outcome::Refused { .. } => {}
         }
         // A stream that is gone needs no answer: its agent sends again.
         let _gone = submission.reply.send(outcome);

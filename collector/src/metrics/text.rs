@@ -44,6 +44,11 @@ impl Metrics {
                 &self.dictionary_resets,
             ),
             (
+                "tepui_ingest_refused_streams_total",
+                "Streams that found no room when they were opened.",
+                &self.refused_streams,
+            ),
+            (
                 "tepui_tree_overflows_total",
                 "Stacks that were cut off, and end in [other], since their tree is full.",
                 &self.tree_overflows,

@@ -4,13 +4,20 @@
 //! index. A node is a frame under a parent with a smaller id, a stack is its
 //! leaf node. What is longer than the durable length was not written yet and
 //! can be taken back.
+//!
+//! Beside the tables there is an [`Index`] of them, in five bytes or so for each
+//! entry, which only those need who add to a tree: it is made when the first of
+//! them comes.
+
+mod index;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use self::index::Index;
+
 use proto::stack::{Frame, FrameKind};
 use rustc_hash::FxHashMap;
-use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::rows::{self, FrameRow, Row};
 use super::{Epoch, ServiceId};
@@ -21,6 +28,9 @@ const ROOT_FRAME: u32 = u32::MAX;
 pub const OVERFLOW: &str = "[other]";
 /// Bytes of names for each node that a tree may have.
 const NAME_BYTES: usize = 64;
+/// What a text takes where it lies, beside its bytes: two counts, and what an
+/// allocation is rounded up by.
+const STRING_BYTES: usize = 24;
 
 /// Lengths of the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,13 +54,7 @@ pub struct ServiceTree {
     outermost: Vec<bool>,
     /// Leaf node of each stack.
     stacks: Vec<u32>,
-    string_ids: FxHashMap<Arc<str>, u32>,
-    frame_ids: FxHashMap<FrameRow, u32>,
-    node_ids: FxHashMap<(u32, u32), u32>,
-    /// The stack of each hash of a path, see [`ServiceTree::hash_of`].
-    path_ids: FxHashMap<PathHash, u32>,
-    /// Makes hashes of paths unforeseeable.
-    seed: u64,
+    index: Index,
     string_bytes: usize,
     durable: Lengths,
     roll_backs: u64,
@@ -63,9 +67,6 @@ pub struct ServiceTree {
 fn id(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
-
-/// 128 bits that stand for a path of frames. Never stored.
-type PathHash = (u64, u64);
 
 fn at<T>(table: &[T], id: u32) -> Option<&T> {
     table.get(usize::try_from(id).ok()?)
@@ -82,11 +83,7 @@ impl ServiceTree {
             nodes: vec![(0, ROOT_FRAME)],
             outermost: vec![false],
             stacks: Vec::new(),
-            string_ids: FxHashMap::default(),
-            frame_ids: FxHashMap::default(),
-            node_ids: FxHashMap::default(),
-            path_ids: FxHashMap::default(),
-            seed: RandomState::new().hash_one(service.0),
+            index: Index::new(RandomState::new().hash_one(service.0)),
             string_bytes: 0,
             durable: Lengths {
                 nodes: 1,
@@ -140,12 +137,14 @@ impl ServiceTree {
 
     /// About how many bytes it takes in memory.
     pub fn bytes(&self) -> usize {
-        // Table entries with their share of the hash maps.
         self.string_bytes
-            + self.strings.len() * 80
-            + self.frames.len() * 96
-            + self.nodes.len() * 33
-            + self.stacks.len() * 44
+            + self.strings.len() * STRING_BYTES
+            + self.strings.capacity() * size_of::<Arc<str>>()
+            + self.frames.capacity() * size_of::<FrameRow>()
+            + self.nodes.capacity() * size_of::<(u32, u32)>()
+            + self.outermost.capacity()
+            + self.stacks.capacity() * size_of::<u32>()
+            + self.index.bytes()
     }
 
     /// How many texts it has.
@@ -266,10 +265,12 @@ impl ServiceTree {
     }
 
     fn intern_string(&mut self, text: &Arc<str>) -> u32 {
-        if let Some(&known) = self.string_ids.get(text) {
+        if let Some(known) = self.index.string(&self.strings, text) {
             return known;
         }
-        self.push_string(Arc::clone(text))
+        let fresh = self.push_string(Arc::clone(text));
+        self.index.add_strings(&self.strings);
+        fresh
     }
 
     fn push_string(&mut self, text: Arc<str>) -> u32 {
@@ -278,7 +279,6 @@ impl ServiceTree {
             self.overflow = Some(fresh);
         }
         self.string_bytes += text.len();
-        self.string_ids.insert(Arc::clone(&text), fresh);
         self.strings.push(text);
         fresh
     }
@@ -298,8 +298,10 @@ impl ServiceTree {
         self.add_frame(&Frame::named(FrameKind::Synthetic, OVERFLOW))
     }
 
-    fn find_frame(&self, frame: &Frame) -> Option<u32> {
-        let string = |text: &Arc<str>| self.string_ids.get(text).copied();
+    fn find_frame(&mut self, frame: &Frame) -> Option<u32> {
+        self.index.add_strings(&self.strings);
+        self.index.add_frames(&self.frames);
+        let string = |text: &Arc<str>| self.index.string(&self.strings, text);
         let row = FrameRow {
             kind: frame.kind,
             function: string(&frame.function)?,
@@ -310,10 +312,12 @@ impl ServiceTree {
             build_id: string(&frame.build_id)?,
             file_offset: frame.file_offset,
         };
-        self.frame_ids.get(&row).copied()
+        self.index.frame(&self.frames, &row)
     }
 
     fn add_frame(&mut self, frame: &Frame) -> u32 {
+        self.index.add_strings(&self.strings);
+        self.index.add_frames(&self.frames);
         let row = FrameRow {
             kind: frame.kind,
             function: self.intern_string(&frame.function),
@@ -324,12 +328,12 @@ impl ServiceTree {
             build_id: self.intern_string(&frame.build_id),
             file_offset: frame.file_offset,
         };
-        if let Some(&known) = self.frame_ids.get(&row) {
+        if let Some(known) = self.index.frame(&self.frames, &row) {
             return known;
         }
         let fresh = id(self.frames.len());
         self.frames.push(row);
-        self.frame_ids.insert(row, fresh);
+        self.index.add_frames(&self.frames);
         fresh
     }
 
@@ -342,14 +346,15 @@ impl ServiceTree {
     /// The stack id of these ids of [`ServiceTree::intern_frame`], root first;
     /// added when it is new.
     pub fn intern_path(&mut self, root_first: &[u32]) -> u32 {
-        let hash = self.hash_of(root_first);
+        self.index.add_paths(&self.nodes, &self.stacks);
         // Most stacks are known: one look instead of one for each frame.
-        if let Some(&stack) = self.path_ids.get(&hash) {
+        if let Some(stack) = self.index.stack(root_first) {
             if self.is_full() && self.is_overflow(stack) {
                 self.overflowed = self.overflowed.saturating_add(1);
             }
             return stack;
         }
+        self.index.add_nodes(&self.nodes);
         let leaf = match self.is_full() {
             true => match self.known_nodes(root_first) {
                 Ok(leaf) => leaf,
@@ -359,25 +364,26 @@ impl ServiceTree {
                 .iter()
                 .fold(0, |node, &frame| self.child(node, frame)),
         };
-        self.add_stack(leaf, hash)
+        self.add_stack(leaf)
     }
 
-    fn add_stack(&mut self, leaf: u32, hash: PathHash) -> u32 {
+    fn add_stack(&mut self, leaf: u32) -> u32 {
         let stack = id(self.stacks.len());
         self.stacks.push(leaf);
-        self.path_ids.insert(hash, stack);
+        self.index.add_paths(&self.nodes, &self.stacks);
         stack
     }
 
     /// The node of `frame` below `parent`; added when it is new.
     fn child(&mut self, parent: u32, frame: u32) -> u32 {
-        let fresh = id(self.nodes.len());
-        let node = *self.node_ids.entry((parent, frame)).or_insert(fresh);
-        if node == fresh {
-            self.outermost.push(self.is_outermost(parent, frame));
-            self.nodes.push((parent, frame));
+        if let Some(known) = self.index.node(&self.nodes, (parent, frame)) {
+            return known;
         }
-        node
+        let fresh = id(self.nodes.len());
+        self.outermost.push(self.is_outermost(parent, frame));
+        self.nodes.push((parent, frame));
+        self.index.add_nodes(&self.nodes);
+        fresh
     }
 
     /// Whether a stack ends in [`OVERFLOW`].
@@ -397,7 +403,7 @@ impl ServiceTree {
     /// The node of a path, or the last one on it that is there.
     fn known_nodes(&self, root_first: &[u32]) -> Result<u32, u32> {
         root_first.iter().try_fold(0, |node, &frame| {
-            self.node_ids.get(&(node, frame)).copied().ok_or(node)
+            self.index.node(&self.nodes, (node, frame)).ok_or(node)
         })
     }
 
@@ -411,42 +417,16 @@ impl ServiceTree {
         }
         let most = self.max_nodes.saturating_add(self.max_nodes / 8);
         if self.nodes.len() >= most {
-            while kept != 0 && !self.node_ids.contains_key(&(kept, frame)) {
+            while kept != 0 && self.index.node(&self.nodes, (kept, frame)).is_none() {
                 kept = self.parent(kept).unwrap_or(0);
             }
         }
         let leaf = self.child(kept, frame);
-        let hash = self.path_hash(leaf);
-        match self.path_ids.get(&hash) {
-            Some(&stack) => stack,
-            None => self.add_stack(leaf, hash),
+        let path = index::path_to(&self.nodes, leaf);
+        match self.index.stack(&path) {
+            Some(stack) => stack,
+            None => self.add_stack(leaf),
         }
-    }
-
-    /// Hash of a path of frames, root first. Two paths of a tree have the same one
-    /// with a probability of 2^-128, which is taken for never.
-    fn hash_of(&self, root_first: &[u32]) -> PathHash {
-        let bytes: Vec<u8> = root_first.iter().flat_map(|id| id.to_le_bytes()).collect();
-        let hash = xxh3_128_with_seed(&bytes, self.seed);
-        let [low, high] = [hash, hash >> 64].map(|half| half & u128::from(u64::MAX));
-        (
-            u64::try_from(low).unwrap_or_default(),
-            u64::try_from(high).unwrap_or_default(),
-        )
-    }
-
-    /// Hash of the path to node `leaf`.
-    fn path_hash(&self, leaf: u32) -> PathHash {
-        let mut path = Vec::new();
-        let mut node = leaf;
-        while node != 0
-            && let Some(&(parent, frame)) = at(&self.nodes, node)
-        {
-            path.push(frame);
-            node = parent;
-        }
-        path.reverse();
-        self.hash_of(&path)
     }
 
     /// Whether everything was written.
@@ -516,27 +496,31 @@ impl ServiceTree {
     pub fn roll_back(&mut self) {
         self.roll_backs += 1;
         let durable = self.durable;
+        self.index.forget_after(
+            [
+                durable.strings,
+                durable.frames,
+                durable.nodes,
+                durable.stacks,
+            ],
+            &self.strings,
+            &self.frames,
+            &self.nodes,
+            &self.stacks,
+        );
         for text in self.strings.drain(durable.strings..) {
             self.string_bytes -= text.len();
-            self.string_ids.remove(&text);
         }
         self.overflow = self.overflow.filter(|&text| text < id(durable.strings));
-        for row in self.frames.drain(durable.frames..) {
-            self.frame_ids.remove(&row);
-        }
-        let voided: Vec<u32> = self.stacks.get(durable.stacks..).unwrap_or(&[]).to_vec();
+        self.frames.truncate(durable.frames);
         self.stacks.truncate(durable.stacks);
-        for leaf in voided {
-            self.path_ids.remove(&self.path_hash(leaf));
-        }
-        for key in self.nodes.drain(durable.nodes..) {
-            self.node_ids.remove(&key);
-        }
+        self.nodes.truncate(durable.nodes);
         self.outermost.truncate(durable.nodes);
     }
 
     /// Adds a stored run; the runs of each kind come in order of their ids, and
-    /// strings before frames before nodes before stacks.
+    /// strings before frames before nodes before stacks. [`ServiceTree::loaded`]
+    /// comes after the last.
     pub(super) fn load_run(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
         let row = key.first().copied().ok_or("without a key")?;
         let first = rows::run_first(key).ok_or("with a short key")?;
@@ -564,6 +548,33 @@ impl ServiceTree {
         Ok(())
     }
 
+    /// All runs were added.
+    pub(super) fn loaded(&mut self) {
+        self.mark_outermost();
+        self.strings.shrink_to_fit();
+        self.frames.shrink_to_fit();
+        self.nodes.shrink_to_fit();
+        self.stacks.shrink_to_fit();
+    }
+
+    /// Tells of every node whether it is outermost. Nodes follow one another down
+    /// stacks for the most part, so the way from the root is kept from one to the
+    /// next instead of being gone for each.
+    fn mark_outermost(&mut self) {
+        let mut outermost = Vec::with_capacity(self.nodes.len());
+        outermost.push(false);
+        let mut way = Way {
+            tree: self,
+            nodes: Vec::new(),
+            runs: vec![0; self.strings.len()],
+        };
+        for (node, &(parent, _)) in (1_u32..).zip(self.nodes.iter().skip(1)) {
+            way.turn_to(parent);
+            outermost.push(way.push(node) == 0);
+        }
+        self.outermost = outermost;
+    }
+
     fn load_entry(&mut self, row: u8, reader: &mut super::bytes::Reader<'_>) -> Option<()> {
         match row {
             rows::STRING_ROW => {
@@ -579,7 +590,6 @@ impl ServiceTree {
                 ] {
                     at(&self.strings, string)?;
                 }
-                self.frame_ids.insert(frame, id(self.frames.len()));
                 self.frames.push(frame);
             }
             rows::NODE_ROW => {
@@ -588,18 +598,72 @@ impl ServiceTree {
                 let parent = node.checked_sub(distance).filter(|&parent| parent < node)?;
                 let frame: u32 = reader.number()?;
                 at(&self.frames, frame)?;
-                self.node_ids.insert((parent, frame), node);
-                self.outermost.push(self.is_outermost(parent, frame));
                 self.nodes.push((parent, frame));
             }
             rows::STACK_ROW => {
                 let leaf: u32 = reader.number()?;
                 at(&self.nodes, leaf)?;
-                self.add_stack(leaf, self.path_hash(leaf));
+                self.stacks.push(leaf);
             }
             _ => return None,
         }
         Some(())
+    }
+}
+
+/// The way from the root to a node.
+struct Way<'t> {
+    tree: &'t ServiceTree,
+    /// Each is larger than the one above it.
+    nodes: Vec<u32>,
+    /// How often each function is on the way, by the id of its name.
+    runs: Vec<u32>,
+}
+
+impl Way<'_> {
+    fn runs(&mut self, node: u32) -> Option<&mut u32> {
+        let &(_, frame) = at(&self.tree.nodes, node)?;
+        let function = usize::try_from(self.tree.function(frame)?).ok()?;
+        self.runs.get_mut(function)
+    }
+
+    /// Goes down to `node`. Returns how often its function is on the way above it.
+    fn push(&mut self, node: u32) -> u32 {
+        self.nodes.push(node);
+        self.runs(node).map_or(0, |runs| {
+            *runs += 1;
+            *runs - 1
+        })
+    }
+
+    fn pop(&mut self) {
+        if let Some(node) = self.nodes.pop()
+            && let Some(runs) = self.runs(node)
+        {
+            *runs -= 1;
+        }
+    }
+
+    /// From now on it is the way to `node`.
+    fn turn_to(&mut self, node: u32) {
+        while self.nodes.last().is_some_and(|&last| last > node) {
+            self.pop();
+        }
+        if self.nodes.last().copied().unwrap_or(0) == node {
+            return;
+        }
+        while !self.nodes.is_empty() {
+            self.pop();
+        }
+        let mut above = node;
+        let mut up = Vec::new();
+        while above != 0 {
+            up.push(above);
+            above = self.tree.parent(above).unwrap_or(0);
+        }
+        for node in up.into_iter().rev() {
+            self.push(node);
+        }
     }
 }
 
@@ -640,6 +704,7 @@ mod tests {
         for (key, value) in rows {
             again.load_run(&key, &value).unwrap();
         }
+        again.loaded();
         again
     }
 
@@ -746,12 +811,21 @@ mod tests {
                 rows.extend(tree.fresh_rows());
                 tree.mark_durable();
             }
-            let again = reload(&tree, &rows);
+            let mut again = reload(&tree, &rows);
             prop_assert_eq!(&again.nodes, &tree.nodes);
             prop_assert_eq!(&again.stacks, &tree.stacks);
             prop_assert_eq!(&again.frames, &tree.frames);
             prop_assert!(again.is_durable());
-            prop_assert_eq!(again.bytes(), tree.bytes());
+            prop_assert_eq!(&again.outermost, &tree.outermost);
+            prop_assert!(again.bytes() <= tree.bytes());
+            for group in &groups {
+                for stack in group {
+                    let names: Vec<&str> = stack.iter().map(String::as_str).collect();
+                    let known = tree.intern(frames(&names).iter());
+                    prop_assert_eq!(again.intern(frames(&names).iter()), known);
+                }
+            }
+            prop_assert!(again.is_durable());
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The one writer adds to trees; readers read them at the same time. A tree is
 //! dropped from memory, least recently used first, when the budget is passed
-//! and nobody holds it and all of it is durable.
+//! and nobody holds it and all of it is durable: also to make room for one that is
+//! read, so that only trees that are in use at one moment can pass it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -48,6 +49,31 @@ pub fn read(tree: &SharedTree) -> std::sync::RwLockReadGuard<'_, ServiceTree> {
 /// Changes a tree; see [`read`] for a poisoned lock.
 pub fn write(tree: &SharedTree) -> std::sync::RwLockWriteGuard<'_, ServiceTree> {
     tree.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// Drops trees that nobody holds and that are durable, least recently used
+    /// first, until they take at most `budget_bytes`.
+    fn evict(&mut self, budget_bytes: usize) {
+        let mut total: usize = self.held.values().map(|held| held.bytes).sum();
+        if total <= budget_bytes {
+            return;
+        }
+        let held = self.held.iter();
+        let mut oldest: Vec<(u64, TreeId)> = held.map(|(id, held)| (held.used, *id)).collect();
+        oldest.sort_unstable();
+        for (_, id) in oldest {
+            if total <= budget_bytes {
+                break;
+            }
+            let idle = self.held.get(&id).is_some_and(|held| {
+                Arc::strong_count(&held.tree) == 1 && read(&held.tree).is_durable()
+            });
+            if idle && let Some(held) = self.held.remove(&id) {
+                total -= held.bytes;
+            }
+        }
+    }
 }
 
 impl Trees {
@@ -124,6 +150,7 @@ impl Trees {
         }
         let tree = self.store.tree(id)?.limited(self.max_nodes);
         let bytes = tree.bytes();
+        state.evict(self.budget_bytes.saturating_sub(bytes));
         let tree = Arc::new(RwLock::new(tree));
         state.held.insert(
             id,
@@ -136,6 +163,11 @@ impl Trees {
         Ok(tree)
     }
 
+    /// Bytes that the trees may take.
+    pub fn budget_bytes(&self) -> usize {
+        self.budget_bytes
+    }
+
     /// Measures every tree anew and drops the least recently used ones until
     /// the budget holds. Called by the writer between groups.
     pub fn shrink(&self) {
@@ -146,27 +178,7 @@ impl Trees {
                 held.bytes = tree.bytes();
             }
         }
-        let mut total: usize = state.held.values().map(|held| held.bytes).sum();
-        if total <= self.budget_bytes {
-            return;
-        }
-        let mut oldest: Vec<(u64, TreeId)> = state
-            .held
-            .iter()
-            .map(|(id, held)| (held.used, *id))
-            .collect();
-        oldest.sort_unstable();
-        for (_, id) in oldest {
-            if total <= self.budget_bytes {
-                break;
-            }
-            let idle = state.held.get(&id).is_some_and(|held| {
-                Arc::strong_count(&held.tree) == 1 && read(&held.tree).is_durable()
-            });
-            if idle && let Some(held) = state.held.remove(&id) {
-                total -= held.bytes;
-            }
-        }
+        state.evict(self.budget_bytes);
     }
 
     /// Drops the trees of a service that was deleted; who holds one may go on.

@@ -241,17 +241,18 @@ async fn a_batch_sent_twice_counts_once() {
 async fn a_stream_that_breaks_the_protocol_ends_with_the_reason() {
     let server = Server::start().await;
     let wrong_version = pb::Hello {
-        protocol_version: 2,
+        protocol_version: limits::PROTOCOL_VERSION + 1,
         instance: vec![1; 16],
         ..pb::Hello::default()
     };
     let short_instance = pb::Hello {
-        protocol_version: 1,
+        protocol_version: limits::PROTOCOL_VERSION,
         instance: vec![1; 3],
         ..pb::Hello::default()
     };
+    let named = format!("protocol version {}", wrong_version.protocol_version);
     for (hello, reason) in [
-        (wrong_version, "protocol version 2"),
+        (wrong_version, named.as_str()),
         (short_instance, "16 bytes"),
     ] {
         let status = Pusher::hello(&server.url(), hello).await.err().unwrap();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::pool::StringPool;
 use super::wire::{column_from_wire, facts_from_wire};
 use super::{
     DictionaryError, FRAME_COST, WireWindow, WireWindowError, check_size, id_of, stack_cost,
@@ -23,7 +22,7 @@ use crate::window::{UnixNanos, Window};
 /// What an entry takes in memory beside what it holds elsewhere, with its share
 /// of the map.
 const HELD_BYTES: usize = 48;
-/// Places of a map that are kept though it is empty.
+/// Places of a map that are kept though few are taken.
 const KEPT_PLACES: usize = 64;
 
 /// Entries of one kind, numbered from 0 in the order in which they came, as long
@@ -52,11 +51,27 @@ impl<T> Entries<T> {
     fn forget(&mut self, id: u32) -> Option<T> {
         let entry = self.held.remove(&id);
         let (held, places) = (self.held.len(), self.held.capacity());
-        if places > KEPT_PLACES && held < places / 4 {
+        if held == 0 {
+            self.held = FxHashMap::default();
+        } else if places > KEPT_PLACES && held < places / 4 {
             self.held.shrink_to(held.saturating_mul(2));
         }
         entry
     }
+}
+
+/// The texts of a frame.
+fn texts(frame: &Frame) -> [&Arc<str>; 4] {
+    [
+        &frame.function,
+        &frame.system_name,
+        &frame.file,
+        &frame.build_id,
+    ]
+}
+
+fn text_len(frame: &Frame) -> usize {
+    texts(frame).into_iter().map(|text| text.len()).sum()
 }
 
 /// The receiving end of a stream's dictionary.
@@ -65,16 +80,13 @@ impl<T> Entries<T> {
 /// forget it; only its number stays taken.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    pool: Arc<StringPool>,
-    strings: Vec<Arc<str>>,
     frames: Entries<Frame>,
     stacks: Entries<Box<[u32]>>,
-    /// The text that most frames have somewhere.
-    empty: Arc<str>,
     /// What the dictionary is counted for, as the sending end counts it.
     pub(super) bytes: usize,
     /// Bytes that `stacks` holds beside its map.
     stack_bytes: usize,
+    /// Bytes of the texts of `frames`.
     text_bytes: usize,
 }
 
@@ -93,42 +105,26 @@ impl Decoder {
     pub fn of(frames: Vec<Frame>, stacks: Vec<Box<[u32]>>) -> Result<Self, DictionaryError> {
         let mut decoder = Self::new();
         for frame in frames {
-            for text in [
-                &frame.function,
-                &frame.system_name,
-                &frame.file,
-                &frame.build_id,
-            ] {
+            for text in texts(&frame) {
                 check_size("string in bytes", text.len(), MAX_STRING_BYTES)?;
-                decoder.text_bytes = decoder.text_bytes.saturating_add(text.len());
             }
-            decoder.bytes += FRAME_COST;
-            decoder.frames.push(frame);
+            decoder.push_frame(frame);
         }
         for stack in stacks {
             decoder.add_stack(stack)?;
         }
-        decoder.check_caps()?;
+        decoder.check_caps(0)?;
         Ok(decoder)
     }
 
-    /// Returns the decoder of a stream that has received nothing and shares its
-    /// texts with the others of `pool`.
-    pub fn sharing(pool: Arc<StringPool>) -> Self {
-        Self {
-            pool,
-            ..Self::default()
-        }
-    }
-
-    /// About how many bytes it takes, its texts apart: those are the pool's.
+    /// About how many bytes it takes, the texts of its frames apart.
     pub fn memory_bytes(&self) -> usize {
         let frames = self.frames.held.capacity() * (HELD_BYTES + size_of::<Frame>());
         let stacks = self.stacks.held.capacity() * HELD_BYTES + self.stack_bytes;
-        self.strings.len() * size_of::<Arc<str>>() + frames + stacks
+        frames + stacks
     }
 
-    /// Bytes of its texts that are no pool's; equal ones may be counted twice.
+    /// Bytes of the texts of its frames; equal ones may be counted twice.
     pub fn text_bytes(&self) -> usize {
         self.text_bytes
     }
@@ -150,7 +146,9 @@ impl Decoder {
 
     /// Gives up the memory of frame `id`, which the caller knows by now.
     pub fn forget_frame(&mut self, id: u32) {
-        self.frames.forget(id);
+        if let Some(frame) = self.frames.forget(id) {
+            self.text_bytes = self.text_bytes.saturating_sub(text_len(&frame));
+        }
     }
 
     /// Gives up the memory of stack `id`, which the caller knows by now.
@@ -184,7 +182,7 @@ impl Decoder {
         body: pb::BatchBody,
     ) -> Result<Vec<Result<WireWindow, WireWindowError>>, DictionaryError> {
         if body.reset {
-            *self = Self::sharing(Arc::clone(&self.pool));
+            *self = Self::default();
         }
         if let Some(dictionary) = body.dictionary {
             self.add(dictionary)?;
@@ -214,20 +212,23 @@ impl Decoder {
     }
 
     fn add(&mut self, dictionary: pb::Dictionary) -> Result<(), DictionaryError> {
-        for text in dictionary.strings {
-            check_size("string in bytes", text.len(), MAX_STRING_BYTES)?;
-            self.bytes += string_cost(&text);
-            self.strings.push(self.pool.intern(&text));
-        }
-        for frame in dictionary.frames {
-            let frame = self.checked_frame(&frame)?;
-            self.bytes += FRAME_COST;
-            self.frames.push(frame);
+        // Only frames of this very batch name them.
+        let strings = Strings::of(dictionary.strings)?;
+        self.bytes += strings.cost;
+        for frame in &dictionary.frames {
+            let frame = strings.frame(frame)?;
+            self.push_frame(frame);
         }
         for stack in dictionary.stacks {
             self.add_stack(stack.frames.into_boxed_slice())?;
         }
-        self.check_caps()
+        self.check_caps(strings.texts.len())
+    }
+
+    fn push_frame(&mut self, frame: Frame) {
+        self.bytes += FRAME_COST;
+        self.text_bytes = self.text_bytes.saturating_add(text_len(&frame));
+        self.frames.push(frame);
     }
 
     fn add_stack(&mut self, frames: Box<[u32]>) -> Result<(), DictionaryError> {
@@ -242,48 +243,15 @@ impl Decoder {
         Ok(())
     }
 
-    fn check_caps(&self) -> Result<(), DictionaryError> {
-        let entries = self.strings.len() + self.frames.count + self.stacks.count;
+    /// An error if it is too large, with the `strings` of the batch.
+    fn check_caps(&self, strings: usize) -> Result<(), DictionaryError> {
+        let entries = strings + self.frames.count + self.stacks.count;
         check_size(
             "number of dictionary entries",
             entries,
             MAX_DICTIONARY_ENTRIES,
         )?;
         check_size("dictionary in bytes", self.bytes, MAX_DICTIONARY_BYTES)
-    }
-
-    fn string(&self, id: u32) -> Result<Arc<str>, DictionaryError> {
-        let Some(index) = id.checked_sub(1) else {
-            return Ok(Arc::clone(&self.empty));
-        };
-        usize::try_from(index)
-            .ok()
-            .and_then(|index| self.strings.get(index))
-            .map(Arc::clone)
-            .ok_or(DictionaryError::Dangling {
-                what: "string",
-                id: index,
-            })
-    }
-
-    fn checked_frame(&self, frame: &pb::Frame) -> Result<Frame, DictionaryError> {
-        let kind = u8::try_from(frame.kind)
-            .ok()
-            .and_then(FrameKind::from_code)
-            .ok_or(DictionaryError::UnknownEnum {
-                what: "frame kind",
-                number: frame.kind,
-            })?;
-        Ok(Frame {
-            kind,
-            function: self.string(frame.function)?,
-            system_name: self.string(frame.system_name)?,
-            file: self.string(frame.file)?,
-            start_line: frame.start_line,
-            line: frame.line,
-            build_id: self.string(frame.build_id)?,
-            file_offset: frame.file_offset,
-        })
     }
 
     fn window(
@@ -354,5 +322,65 @@ impl Decoder {
             .collect();
         let labels = Arc::unwrap_or_clone(window.labels);
         Profile::new(labels, window.window, stacks, window.columns, window.facts)
+    }
+}
+
+/// The strings of one batch.
+struct Strings {
+    texts: Vec<Arc<str>>,
+    /// The text that most frames have somewhere.
+    empty: Arc<str>,
+    /// What they count for.
+    cost: usize,
+}
+
+impl Strings {
+    fn of(strings: Vec<String>) -> Result<Self, DictionaryError> {
+        let mut texts = Vec::with_capacity(strings.len());
+        let mut cost = 0;
+        for text in strings {
+            check_size("string in bytes", text.len(), MAX_STRING_BYTES)?;
+            cost += string_cost(&text);
+            texts.push(Arc::from(text));
+        }
+        Ok(Self {
+            texts,
+            empty: Arc::default(),
+            cost,
+        })
+    }
+
+    fn get(&self, id: u32) -> Result<Arc<str>, DictionaryError> {
+        let Some(index) = id.checked_sub(1) else {
+            return Ok(Arc::clone(&self.empty));
+        };
+        usize::try_from(index)
+            .ok()
+            .and_then(|index| self.texts.get(index))
+            .map(Arc::clone)
+            .ok_or(DictionaryError::Dangling {
+                what: "string",
+                id: index,
+            })
+    }
+
+    fn frame(&self, frame: &pb::Frame) -> Result<Frame, DictionaryError> {
+        let kind = u8::try_from(frame.kind)
+            .ok()
+            .and_then(FrameKind::from_code)
+            .ok_or(DictionaryError::UnknownEnum {
+                what: "frame kind",
+                number: frame.kind,
+            })?;
+        Ok(Frame {
+            kind,
+            function: self.get(frame.function)?,
+            system_name: self.get(frame.system_name)?,
+            file: self.get(frame.file)?,
+            start_line: frame.start_line,
+            line: frame.line,
+            build_id: self.get(frame.build_id)?,
+            file_offset: frame.file_offset,
+        })
     }
 }

@@ -17,6 +17,7 @@ use crate::stack::{Frame, FrameKind, Stack};
 /// The sending end of a stream's dictionary.
 #[derive(Debug, Default)]
 pub struct Encoder {
+    /// Strings of the batch that is being encoded.
     strings: FxHashMap<Arc<str>, u32>,
     frames: FxHashMap<Frame, u32>,
     stacks: FxHashMap<Stack, u32>,
@@ -76,6 +77,7 @@ impl Encoder {
             ..pb::BatchBody::default()
         };
         self.started = true;
+        self.strings.clear();
         let mut dictionary = pb::Dictionary::default();
         let mut label_sets: FxHashMap<&LabelSet, u32> = FxHashMap::default();
         for profile in profiles {

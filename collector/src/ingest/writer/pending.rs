@@ -9,7 +9,7 @@ use crate::ingest::coarse::Coarse;
 use crate::rollup::rolled::Rolled;
 use crate::store::rows::{self, EpochRow, Late, WriterRow};
 use crate::store::tier::Tier;
-use crate::store::trees::SharedTree;
+use crate::store::trees::{self, SharedTree};
 use crate::store::{
     Active, PtypeId, SeriesId, ServiceId, ServiceKey, StoredType, TreeId, WindowKey, WriteGroup,
 };
@@ -64,6 +64,12 @@ impl Pending {
             starts: FxHashMap::default(),
             windows: 0,
         }
+    }
+
+    /// Bytes of the trees that this group may add to.
+    pub(super) fn tree_bytes(&self) -> usize {
+        let trees = self.trees.values();
+        trees.map(|tree| trees::read(tree).bytes()).sum()
     }
 
     /// What is written under `key` by this group so far.

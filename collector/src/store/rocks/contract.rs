@@ -247,6 +247,7 @@ impl Store for RocksStore {
                     .map_err(|problem| StoreError::damaged(key, problem))
             })?;
         }
+        tree.loaded();
         self.check_not_deleted(service)?;
         Ok(tree)
     }
