@@ -32,8 +32,8 @@ impl Shares {
         Self {
             blocks: part * 3,
             write_buffers: part * 2,
-            trees: part * 3,
-            dictionaries: part * 5,
+            trees: part * 2,
+            dictionaries: part * 6,
             waiting: part,
             queries: part * 3,
         }
