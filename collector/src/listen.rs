@@ -48,7 +48,7 @@ const MAX_STREAMS: u32 = 256;
 const MAX_HEADER_BYTES: u32 = 64 << 10;
 /// What a peer may send on a stream before it is read. Not adapted to the way: ten
 /// thousand streams may wait at once, and what they sent is memory.
-pub const STREAM_WINDOW_BYTES: u32 = 8 << 10;
+pub const STREAM_WINDOW_BYTES: u32 = 4 << 10;
 /// What it may send on all streams of a connection: no stream waits for another.
 const CONNECTION_WINDOW_BYTES: u32 = MAX_STREAMS * STREAM_WINDOW_BYTES;
 /// What an HTTP/2 connection begins with (RFC 9113, 3.4).

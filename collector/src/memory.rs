@@ -35,8 +35,8 @@ impl Shares {
                 write_buffers: part * 2,
                 recent: part / 4,
             },
-            trees: part * 3,
-            dictionaries: part * 5,
+            trees: part * 2,
+            dictionaries: part * 6,
             waiting: part,
             queries: part * 3,
         }

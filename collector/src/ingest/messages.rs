@@ -25,7 +25,7 @@ use crate::listen::STREAM_WINDOW_BYTES;
 /// HTTP/2, "Length-Prefixed-Message").
 const PREFIX_BYTES: usize = 5;
 /// How long a message waits for room. Agents wait a minute for an answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Memory for messages that are being read, of all streams.
 #[derive(Clone, Debug)]
@@ -118,6 +118,8 @@ impl Messages {
                     let until = self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
                     let room = self.arriving.take(length, *until).await;
                     self.room = Some(room.ok_or(ReadError::NoRoom)?);
+                    let missing = (length + PREFIX_BYTES).saturating_sub(self.received.len());
+                    self.received.reserve_exact(missing);
                 }
             }
             match self.body.frame().await {

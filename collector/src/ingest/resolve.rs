@@ -20,8 +20,8 @@ use crate::store::{ServiceId, StoreError, TreeId};
 const MAX_TREES: usize = 16;
 
 /// What a stream takes beside its dictionary, in bytes: its state, its place in
-/// its connection, and buffers of both directions.
-const STREAM_BYTES: usize = 4 << 10;
+/// its connection, and what its sender may have sent already.
+const STREAM_BYTES: usize = 8 << 10;
 
 /// What the dictionaries of all streams share.
 #[derive(Debug, Default)]

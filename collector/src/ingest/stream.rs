@@ -48,7 +48,7 @@ const ENTRY_BYTES: usize = 64;
 /// KiB of bodies that are unpacked at once; a larger one is unpacked alone.
 const UNPACKING_KIB: u32 = 8 << 10;
 /// What part of the memory for waiting windows is for batches that arrive.
-const ARRIVING_PART: usize = 4;
+const ARRIVING_PART: usize = 2;
 /// A stream that says nothing for this long is ended; agents send a heartbeat
 /// every 30 s.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -526,7 +526,7 @@ impl NamedService for IngestService {
     const NAME: &'static str = SERVICE_NAME;
 }
 
-/// As the generated server would, but for buffers: see [`Messages`].
+/// As the generated server would, but for what is kept of what was read.
 impl Service<http::Request<Body>> for IngestService {
     type Response = http::Response<Body>;
     type Error = Infallible;

@@ -5,7 +5,7 @@
 //! leaf node. What is longer than the durable length was not written yet and
 //! can be taken back.
 //!
-//! Beside the tables there is an [`Index`] of them, in five bytes or so for each
+//! Beside the tables there is an index of them, in five bytes or so for each
 //! entry, which only those need who add to a tree: it is made when the first of
 //! them comes.
 
