@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::bytes::{Reader, len, put_varint, put_zigzag};
+use super::exact::ExactSums;
 use super::{Epoch, SeriesId};
 
 /// Version of the value of a window.
@@ -117,12 +118,8 @@ impl Value {
     pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
         let mut segments = Vec::new();
         let seen = read(bytes, |head, ids, values| {
-            let entries = ids
-                .iter()
-                .copied()
-                .map(|id| values.zigzag().map(|value| (id, value)))
-                .collect::<Option<Vec<_>>>()
-                .ok_or("cut short within its values")?;
+            let mut entries = Vec::with_capacity(ids.len());
+            each_value(ids, values, |id, value| entries.push((id, value)))?;
             segments.push(Segment {
                 kind: head.kind,
                 observed_ns: head.observed_ns,
@@ -230,24 +227,60 @@ fn read<'a>(
     while !reader.is_empty() {
         let head = head(&mut reader).ok_or("cut short within a segment's head")?;
         let count = reader.length().ok_or("longer than its bytes")?;
-        ids.clear();
-        // No more than the bytes at hand, see `Reader::length`.
-        ids.reserve(count);
-        let mut id: u32 = 0;
-        for index in 0..count {
-            let step = reader.small().ok_or("cut short within its ids")?;
-            if step == 0 && index > 0 {
-                return Err("with ids that do not rise");
-            }
-            id = id
-                .checked_add(step)
-                .filter(|&id| id <= MAX_STACK_ID)
-                .ok_or("with an impossible id")?;
-            ids.push(id);
-        }
+        read_ids(&mut reader, count, &mut ids)?;
         visit(head, &ids, &mut reader)?;
     }
     Ok(seen)
+}
+
+/// Puts the next `count` ids of stacks into `ids`.
+fn read_ids(reader: &mut Reader<'_>, count: usize, ids: &mut Vec<u32>) -> Result<(), &'static str> {
+    const SHORT: &str = "cut short within its ids";
+    ids.clear();
+    if count == 0 {
+        return Ok(());
+    }
+    // No more than the bytes at hand, see `Reader::length`.
+    ids.reserve(count);
+    let mut id = reader.small().ok_or(SHORT)?;
+    ids.push(id);
+    let mut rises = true;
+    while ids.len() < count && id <= MAX_STACK_ID {
+        let left = count - ids.len();
+        if left >= 8
+            && let Some(steps) = reader.eight()
+        {
+            let below = steps.map(|step| {
+                rises &= step > 0;
+                id = id.wrapping_add(step.into());
+                id
+            });
+            ids.extend_from_slice(&below);
+            continue;
+        }
+        for _ in 0..left.min(8) {
+            let step = reader.small().ok_or(SHORT)?;
+            rises &= step > 0;
+            id = id.saturating_add(step);
+            ids.push(id);
+        }
+    }
+    match rises {
+        false => Err("with ids that do not rise"),
+        true if id > MAX_STACK_ID => Err("with an impossible id"),
+        true => Ok(()),
+    }
+}
+
+/// Calls `visit` with each of `ids` and its value, which `values` stands at.
+#[inline]
+fn each_value(
+    ids: &[u32],
+    values: &mut Reader<'_>,
+    visit: impl FnMut(u32, i128),
+) -> Result<(), &'static str> {
+    let read = values.zigzags(ids, visit);
+    read.ok_or("cut short within its values")
 }
 
 fn head(reader: &mut Reader<'_>) -> Option<Head> {
@@ -275,11 +308,7 @@ pub fn visit(
     let mut observed_ns: u64 = 0;
     read(bytes, |head, ids, values| {
         observed_ns = observed_ns.saturating_add(head.observed_ns);
-        for &id in ids {
-            let value = values.zigzag().ok_or("cut short within its values")?;
-            visit(head.kind, id, value);
-        }
-        Ok(())
+        each_value(ids, values, |id, value| visit(head.kind, id, value))
     })?;
     Ok(observed_ns)
 }
@@ -291,24 +320,15 @@ pub struct Sum {
     pub observed_ns: u64,
     /// Windows that were added.
     pub windows: u64,
-    /// Dense: index is the stack id.
-    pub values: Vec<i128>,
+    /// By stack id.
+    pub values: ExactSums,
 }
 
 impl Sum {
-    fn reach(&mut self, length: usize) {
-        if self.values.len() < length {
-            self.values.resize(length, 0);
-        }
-    }
-
     fn absorb(&mut self, other: &Self, factor: i128) {
         self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
         self.windows = self.windows.saturating_add(other.windows);
-        self.reach(other.values.len());
-        for (slot, value) in self.values.iter_mut().zip(&other.values) {
-            *slot = slot.saturating_add(value.saturating_mul(factor));
-        }
+        self.values.absorb(&other.values, factor);
     }
 }
 
@@ -370,20 +390,14 @@ impl RangeSum {
             sum.observed_ns = sum.observed_ns.saturating_add(head.observed_ns);
             sum.windows = sum.windows.saturating_add(head.windows);
             let last = ids.last().and_then(|&id| usize::try_from(id).ok());
-            sum.reach(last.map_or(0, |id| id.saturating_add(1)));
-            for &id in ids {
-                let value = values.zigzag().ok_or("cut short within its values")?;
-                if let Some(slot) = usize::try_from(id)
-                    .ok()
-                    .and_then(|id| sum.values.get_mut(id))
-                {
-                    *slot = slot.saturating_add(match factor {
-                        1 => value,
-                        factor => value.saturating_mul(factor),
-                    });
-                }
+            let sums = &mut sum.values;
+            sums.reach(last.map_or(0, |id| id.saturating_add(1)));
+            match factor {
+                1 => each_value(ids, values, |id, value| sums.add(id, value)),
+                factor => each_value(ids, values, |id, value| {
+                    sums.add(id, value.saturating_mul(factor));
+                }),
             }
-            Ok(())
         })?;
         match seen {
             Seen::Span(span_ns) => {
@@ -452,8 +466,7 @@ impl RangeSum {
         let mut entries: Vec<(u32, i128)> = Vec::new();
         for (kind, sum) in &self.sums {
             entries.clear();
-            let held = (0_u32..).zip(&sum.values).filter(|(_, value)| **value != 0);
-            entries.extend(held.map(|(id, value)| (id, *value)));
+            entries.extend(sum.values.held());
             let head = Head {
                 kind: *kind,
                 observed_ns: sum.observed_ns,
@@ -627,7 +640,7 @@ mod tests {
                 sum.add(SeriesId(1), index as u64 * 10, &value.encode()).unwrap();
             }
             let before: i128 = values.iter().flat_map(|v| &v.segments).flat_map(|s| &s.entries).map(|e| e.1).sum();
-            let after: i128 = sum.sums.values().flat_map(|sum| &sum.values).sum();
+            let after: i128 = sum.sums.values().map(|sum| sum.values.total()).sum();
             prop_assert_eq!(before, after);
         }
 
@@ -644,7 +657,7 @@ mod tests {
                 expected += 2 * i128::from(*weight);
             }
             prop_assert!(sum.sums.len() <= MAX_KINDS + 1 && all.segments.len() <= MAX_KINDS + 1);
-            let total: i128 = sum.sums.iter().map(|(kind, sum)| sum.values[3] * i128::from(kind.weight)).sum();
+            let total: i128 = sum.sums.iter().map(|(kind, sum)| sum.values.get(3) * i128::from(kind.weight)).sum();
             prop_assert_eq!(total, expected);
             let total: i128 = all.segments.iter().map(|s| s.entries[0].1 * i128::from(s.kind.weight)).sum();
             prop_assert_eq!(total, expected);
@@ -670,11 +683,10 @@ mod tests {
                 row_sum.add(SeriesId(1), bucket, &row).unwrap();
             }
             row_sum.finish();
-            type Content = Vec<(SegmentKind, u64, u64, Vec<(usize, i128)>)>;
+            type Content = Vec<(SegmentKind, u64, u64, Vec<(u32, i128)>)>;
             let content = |sum: &RangeSum| -> Content {
                 sum.sums.iter().map(|(kind, sum)| {
-                    let held = sum.values.iter().copied().enumerate().filter(|(_, v)| *v != 0);
-                    (*kind, sum.observed_ns, sum.windows, held.collect())
+                    (*kind, sum.observed_ns, sum.windows, sum.values.held().collect())
                 }).collect()
             };
             prop_assert_eq!(content(&row_sum), content(&windows_sum));
