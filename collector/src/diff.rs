@@ -13,14 +13,12 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
 pub use answer::{DiffAnswer, DiffError, DiffSide};
 pub use ratio::Ratio;
 pub use wire::{reading_from_wire, reading_to_wire};
 
 use crate::prune::{self, Smaller};
-use crate::top::{self, TopRow};
+use crate::top::{self, Functions};
 use crate::tree::CallTree;
 
 mod answer;
@@ -115,8 +113,7 @@ fn hang(out: &mut CallTree, tree: &CallTree, value: impl Fn(usize) -> i128) {
 
 /// The nodes of `shape` with the values of `from`, whose nodes lie at `places`.
 fn moved(shape: &CallTree, from: &CallTree, places: &[usize]) -> CallTree {
-    let mut tree = CallTree::new();
-    hang(&mut tree, shape, |_| 0);
+    let mut tree = shape.with_selves(std::iter::empty());
     for (node, &place) in from.nodes().iter().zip(places) {
         tree.add_self(place, node.self_value);
     }
@@ -156,6 +153,13 @@ impl DiffTree {
     /// a program rarely agree on lines: [`DiffTree::fold_lines`] compares them
     /// by function.
     pub fn new(base: &CallTree, new: &CallTree) -> Self {
+        if base.is_alike(new) {
+            let selves = base.nodes().iter().map(|node| node.self_value);
+            return Self {
+                base: new.with_selves(selves),
+                new: new.clone(),
+            };
+        }
         let own =
             |tree: &CallTree, at: usize| tree.nodes().get(at).map_or(0, |node| node.self_value);
         let mut union = Self {
@@ -207,12 +211,8 @@ impl DiffTree {
     /// Per node: the sizes of all changes at and below it, added up. Unlike the
     /// change of a total, it shows work that moved from one callee to another.
     pub fn changed(&self) -> Vec<u128> {
-        let mut changes = CallTree::new();
-        let selves = self.selves();
-        hang(&mut changes, &self.new, |at| {
-            selves.get(at).map_or(0, |change| change.delta())
-        });
-        prune::sizes(&changes)
+        let changes = self.selves().into_iter().map(Change::delta);
+        prune::sizes_of(&self.new, changes.map(i128::unsigned_abs))
     }
 
     /// Returns this tree with every value of the base times `ratio`, rounded
@@ -221,12 +221,10 @@ impl DiffTree {
     pub fn scale_base(&self, ratio: Ratio) -> Self {
         let selves = self.base.nodes().iter().map(|node| node.self_value);
         let values = scaled(&self.base, &selves.collect::<Vec<_>>(), ratio);
-        let mut base = CallTree::new();
-        hang(&mut base, &self.base, |at| {
-            values.get(at).copied().unwrap_or(0)
-        });
-        let new = self.new.clone();
-        Self { base, new }
+        Self {
+            base: self.base.with_selves(values),
+            new: self.new.clone(),
+        }
     }
 
     /// Returns this tree with the nodes of one function under one parent
@@ -273,32 +271,30 @@ impl DiffTree {
     /// function once per sample. Changes are compared without their sign. A
     /// function that did not change has a row too.
     pub fn functions(&self) -> Vec<DiffRow> {
-        let change = |base, new| Change { base, new };
-        let mut bases: FxHashMap<Arc<str>, TopRow> = top::top(&self.base)
-            .into_iter()
-            .map(|row| (Arc::clone(&row.function), row))
-            .collect();
-        let mut rows: Vec<DiffRow> = top::top(&self.new)
-            .into_iter()
-            .map(|new| {
-                let base = bases.remove(&new.function);
-                let (flat, cum) = base.map_or((0, 0), |base| (base.flat, base.cum));
+        let functions = Functions::of(&self.new);
+        let bases = top::rows(&self.base, &functions);
+        let both = bases.zip(top::rows(&self.new, &functions));
+        let known = both.filter(|(base, new)| !base.is_zero() || !new.is_zero());
+        let mut rows: Vec<DiffRow> = known
+            .map(|(base, new)| {
+                let flat = Change {
+                    base: base.flat,
+                    new: new.flat,
+                };
+                let cum = Change {
+                    base: base.cum,
+                    new: new.cum,
+                };
+                let shown = if new.is_zero() { base } else { new };
                 DiffRow {
-                    function: new.function,
-                    file: new.file,
-                    line: new.line,
-                    flat: change(flat, new.flat),
-                    cum: change(cum, new.cum),
+                    function: shown.function,
+                    file: shown.file,
+                    line: shown.line,
+                    flat,
+                    cum,
                 }
             })
             .collect();
-        rows.extend(bases.into_values().map(|base| DiffRow {
-            function: base.function,
-            file: base.file,
-            line: base.line,
-            flat: change(base.flat, 0),
-            cum: change(base.cum, 0),
-        }));
         rows.sort_by_cached_key(|row| {
             (
                 Reverse(row.flat.delta().unsigned_abs()),

@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::detect::catalogue::Catalogue;
 use crate::detect::spin::{self, SpinSettings};
+use crate::store::exact::ExactSums;
 use crate::store::tree::ServiceTree;
 use crate::tree::CallTree;
 
@@ -276,7 +277,10 @@ pub(crate) fn observed(profile: &StepProfile<'_>) -> u64 {
 
 /// Flat and cum of every function, in no order, of the sums `values` by stack id
 /// of a service's tree. A function counts once for a stack that it is on.
-pub fn function_counts<'t>(tree: &'t ServiceTree, values: &[i128]) -> Vec<FunctionCount<&'t str>> {
+pub fn function_counts<'t>(
+    tree: &'t ServiceTree,
+    values: &ExactSums,
+) -> Vec<FunctionCount<&'t str>> {
     let at = |id: u32| usize::try_from(id).unwrap_or(usize::MAX);
     let add = |sums: &mut [u64], index: u32, value: u64| {
         if let Some(slot) = sums.get_mut(at(index)) {
@@ -289,7 +293,7 @@ pub fn function_counts<'t>(tree: &'t ServiceTree, values: &[i128]) -> Vec<Functi
     let mut cum_of_frames = vec![0_u64; functions.len()];
     // Samples at and below each node; complete when its turn comes.
     let mut totals = vec![0_u64; tree.node_count()];
-    for (stack, &value) in (0_u32..).zip(values) {
+    for (stack, value) in values.held() {
         if value > 0
             && let Some(leaf) = tree.leaf(stack)
             && let Some(&(_, frame)) = tree.nodes().get(at(leaf))

@@ -4,6 +4,8 @@
 //! Each function keeps the tree's total. What was folded is counted, so that an
 //! answer can say so.
 
+use std::cmp::Reverse;
+
 use proto::stack::{Frame, FrameKind};
 #[cfg(test)]
 use regex::Regex;
@@ -22,11 +24,13 @@ fn index(id: u32) -> usize {
 /// Per node: the sum of the sizes of all values at and below it. Unlike a
 /// total, it never grows towards the leaves.
 pub(crate) fn sizes(tree: &CallTree) -> Vec<u128> {
-    let mut sizes: Vec<u128> = tree
-        .nodes()
-        .iter()
-        .map(|node| node.self_value.unsigned_abs())
-        .collect();
+    let own = tree.nodes().iter().map(|node| node.self_value);
+    sizes_of(tree, own.map(i128::unsigned_abs))
+}
+
+/// As [`sizes`], of `own`, which are in the order of the nodes of `tree`.
+pub(crate) fn sizes_of(tree: &CallTree, own: impl Iterator<Item = u128>) -> Vec<u128> {
+    let mut sizes: Vec<u128> = own.collect();
     for (child, node) in tree.nodes().iter().enumerate().skip(1).rev() {
         let size = sizes.get(child).copied().unwrap_or(0);
         if let Some(parent) = sizes.get_mut(index(node.parent)) {
@@ -64,62 +68,106 @@ pub fn fold_lines(tree: &CallTree) -> CallTree {
 /// per node.
 pub(crate) fn fold_lines_by(tree: &CallTree, sizes: &[Weight]) -> Smaller {
     let functions = Functions::of(tree);
-    // Per node of `tree`: its merged node. A merged node: parent and best frame.
-    let mut merged_of = vec![0_usize; tree.nodes().len()];
-    let mut merged: Vec<(usize, Option<(Weight, u32)>)> = vec![(0, None)];
+    let nodes = tree.nodes();
+    // Per node of `tree`: its merged node. A merged node: its parent.
+    let mut places = vec![0_usize; nodes.len()];
+    let mut parents: Vec<usize> = vec![0];
     let mut ids: FxHashMap<(usize, usize), usize> = FxHashMap::default();
+    ids.reserve(nodes.len());
+    for (at, node) in nodes.iter().enumerate().skip(1) {
+        let Some(function) = functions.of_node(tree, at) else {
+            continue;
+        };
+        let parent = places.get(index(node.parent)).copied().unwrap_or(0);
+        let place = *ids.entry((parent, function)).or_insert_with(|| {
+            parents.push(parent);
+            parents.len() - 1
+        });
+        if let Some(slot) = places.get_mut(at) {
+            *slot = place;
+        }
+    }
+    if parents.len() == nodes.len() {
+        return Smaller {
+            tree: tree.clone(),
+            places,
+            pruned_nodes: 0,
+        };
+    }
     // The same frame under one merged parent may come from several nodes.
     let mut frame_sizes: FxHashMap<(usize, u32), Weight> = FxHashMap::default();
-    for (at, node) in tree.nodes().iter().enumerate().skip(1) {
-        let (Some(frame), Some(function)) = (node.frame, functions.of_node(tree, at)) else {
-            continue;
-        };
-        let parent = merged_of.get(index(node.parent)).copied().unwrap_or(0);
-        let id = *ids.entry((parent, function)).or_insert_with(|| {
-            merged.push((parent, None));
-            merged.len() - 1
-        });
-        if let Some(slot) = merged_of.get_mut(at) {
-            *slot = id;
+    frame_sizes.reserve(nodes.len());
+    for ((node, &place), more) in nodes.iter().zip(&places).zip(sizes) {
+        if let Some(frame) = node.frame {
+            let size = frame_sizes.entry((place, frame)).or_default();
+            *size = (size.0.saturating_add(more.0), size.1.saturating_add(more.1));
         }
-        let size = frame_sizes.entry((id, frame)).or_default();
-        let more = sizes.get(at).copied().unwrap_or_default();
-        *size = (size.0.saturating_add(more.0), size.1.saturating_add(more.1));
     }
-    for (&(id, frame), &size) in &frame_sizes {
-        let Some((_, best)) = merged.get_mut(id) else {
+    let mut best: Vec<Option<(Weight, u32)>> = vec![None; parents.len()];
+    for (&(place, frame), &size) in &frame_sizes {
+        let frame_at = |frame: u32| tree.frames().get(index(frame));
+        let Some(best) = best.get_mut(place) else {
             continue;
         };
-        let frame_at = |frame: u32| tree.frames().get(index(frame));
-        let better = best.is_none_or(|(best_size, best_frame)| {
+        let is_better = best.is_none_or(|(best_size, best_frame)| {
             size > best_size || (size == best_size && frame_at(frame) < frame_at(best_frame))
         });
-        if better {
+        if is_better {
             *best = Some((size, frame));
         }
     }
-    let mut folded = CallTree::new();
-    let mut node_of = vec![0_usize; merged.len()];
-    for (id, (parent, best)) in merged.iter().enumerate().skip(1) {
-        let frame = best.and_then(|(_, frame)| tree.frames().get(index(frame)));
-        if let (Some(frame), Some(&parent)) = (frame, node_of.get(*parent)) {
-            let node = folded.child(parent, frame);
-            if let Some(slot) = node_of.get_mut(id) {
-                *slot = node;
-            }
-        }
+    let mut folded = Part::of(tree);
+    // No two of one parent are of one function, so each becomes a node of its own.
+    for (parent, best) in parents.into_iter().zip(best).skip(1) {
+        folded.append(parent, best.map_or(u32::MAX, |(_, frame)| frame));
     }
-    let places: Vec<usize> = merged_of
-        .iter()
-        .map(|&id| node_of.get(id).copied().unwrap_or(0))
-        .collect();
-    for (node, &place) in tree.nodes().iter().zip(&places) {
-        folded.add_self(place, node.self_value);
+    for (node, &place) in nodes.iter().zip(&places) {
+        folded.tree.add_self(place, node.self_value);
     }
     Smaller {
-        tree: folded,
+        tree: folded.tree,
         places,
         pruned_nodes: 0,
+    }
+}
+
+/// A tree that is made of frames of another, and of [`OTHER`].
+struct Part<'t> {
+    tree: CallTree,
+    whole: &'t CallTree,
+    /// Per frame of the whole, and of `other` beyond them: its id in the part.
+    frames: Vec<Option<u32>>,
+    /// The frame called [`OTHER`]: one of the whole, which may have been pruned
+    /// before, or the id after its last one.
+    other: u32,
+}
+
+impl<'t> Part<'t> {
+    fn of(whole: &'t CallTree) -> Self {
+        let other = Frame::named(FrameKind::Synthetic, OTHER);
+        let known = whole.frames().iter().position(|frame| *frame == other);
+        let other = known.unwrap_or(whole.frames().len());
+        Self {
+            tree: CallTree::new(),
+            whole,
+            frames: vec![None; whole.frames().len() + 1],
+            other: u32::try_from(other).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Adds a node with frame `frame` that `parent` does not have. Returns its index.
+    fn append(&mut self, parent: usize, frame: u32) -> usize {
+        let text = || match self.whole.frames().get(index(frame)) {
+            Some(text) => text.clone(),
+            None => Frame::named(FrameKind::Synthetic, OTHER),
+        };
+        let known = self.frames.get(index(frame)).copied().flatten();
+        let own = known.unwrap_or_else(|| self.tree.append_frame(text()));
+        if let Some(slot) = self.frames.get_mut(index(frame)) {
+            *slot = Some(own);
+        }
+        let parent = u32::try_from(parent).unwrap_or(u32::MAX);
+        index(self.tree.append_child(parent, own))
     }
 }
 
@@ -186,13 +234,24 @@ pub(crate) fn focus(tree: &CallTree, focus: Option<&Regex>, ignore: Option<&Rege
 /// Which nodes stay so that they and their `other` are at most `max_nodes`:
 /// those with the largest of `sizes`, which never grow towards the leaves.
 fn heaviest(tree: &CallTree, sizes: &[u128], max_nodes: usize) -> Vec<bool> {
-    let mut order: Vec<usize> = (0..tree.nodes().len()).collect();
     // Ties by index, so that a parent always comes before its children.
-    order.sort_unstable_by_key(|&at| (std::cmp::Reverse(sizes.get(at)), at));
-    let mut dropped_children: Vec<usize> = tree.children().iter().map(Vec::len).collect();
+    let mut order: Vec<(Reverse<u128>, usize)> =
+        sizes.iter().copied().map(Reverse).zip(0..).collect();
+    // No more than these are looked at.
+    if max_nodes < order.len() {
+        order.select_nth_unstable(max_nodes);
+        order.truncate(max_nodes.saturating_add(1));
+    }
+    order.sort_unstable();
+    let mut dropped_children = vec![0_usize; tree.nodes().len()];
+    for node in tree.nodes().iter().skip(1) {
+        if let Some(count) = dropped_children.get_mut(index(node.parent)) {
+            *count += 1;
+        }
+    }
     let mut stays = vec![false; tree.nodes().len()];
     let mut size = 0_usize;
-    for at in order {
+    for (_, at) in order {
         let Some(node) = tree.nodes().get(at) else {
             continue;
         };
@@ -237,30 +296,39 @@ pub(crate) fn prune_by(tree: &CallTree, sizes: &[u128], max_nodes: usize) -> Sma
         };
     }
     let stays = heaviest(tree, sizes, max_nodes);
-    let other = Frame::named(FrameKind::Synthetic, OTHER);
-    let mut pruned = CallTree::new();
+    let mut pruned = Part::of(tree);
     let mut pruned_nodes = 0_u64;
-    // Per node: its node in the pruned tree, and whether that is an `other`.
-    let mut node_of = vec![(0_usize, false); tree.nodes().len()];
-    for (at, node) in tree.nodes().iter().enumerate() {
-        let (parent, folded) = node_of
-            .get(index(node.parent))
-            .copied()
-            .unwrap_or((0, false));
-        let place = match (tree.frame_of(at), stays.get(at)) {
+    // Per node of the pruned tree: its `other`. Per node: its node in the pruned tree,
+    // and whether it is only a part of that.
+    let mut others: Vec<Option<usize>> = vec![None];
+    let mut node_of: Vec<(usize, bool)> = Vec::with_capacity(tree.nodes().len());
+    for (node, stays) in tree.nodes().iter().zip(stays) {
+        let above = node_of.get(index(node.parent)).copied();
+        let (parent, folded) = above.unwrap_or((0, false));
+        let known = others.get(parent).copied().flatten();
+        let place = match (node.frame, known) {
             (None, _) => (0, false),
-            (Some(frame), Some(true)) => (pruned.child(parent, frame), false),
-            _ if folded => (parent, true),
-            _ => (pruned.child(parent, &other), true),
+            (Some(frame), _) if stays && frame != pruned.other => {
+                others.push(None);
+                (pruned.append(parent, frame), false)
+            }
+            (Some(_), _) if folded => (parent, true),
+            (Some(_), Some(other)) => (other, !stays),
+            (Some(_), None) => {
+                let other = pruned.append(parent, pruned.other);
+                others.push(None);
+                if let Some(slot) = others.get_mut(parent) {
+                    *slot = Some(other);
+                }
+                (other, !stays)
+            }
         };
-        pruned_nodes = pruned_nodes.saturating_add(u64::from(place.1));
-        pruned.add_self(place.0, node.self_value);
-        if let Some(slot) = node_of.get_mut(at) {
-            *slot = place;
-        }
+        pruned_nodes += u64::from(place.1);
+        pruned.tree.add_self(place.0, node.self_value);
+        node_of.push(place);
     }
     Smaller {
-        tree: pruned,
+        tree: pruned.tree,
         places: node_of.into_iter().map(|(node, _)| node).collect(),
         pruned_nodes,
     }

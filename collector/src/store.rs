@@ -18,6 +18,7 @@ pub use self::keys::RowKey;
 use self::tier::Tier;
 
 mod bytes;
+pub mod exact;
 pub mod keys;
 mod migrate;
 pub mod rocks;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use proto::stack::Frame;
 use rustc_hash::FxHashMap;
 
-use crate::tree::CallTree;
+use crate::tree::{CallNode, CallTree};
 
 /// What stands for a function without a name, as in `go tool pprof`.
 pub const UNNAMED: &str = "<unknown>";
@@ -74,48 +74,47 @@ impl Functions {
     }
 }
 
-/// One step of a walk that goes down into a node and comes out of it again.
-enum Step {
-    Down(usize),
-    Up(usize),
-}
-
 /// Per function: the sum of totals of its outermost nodes.
 fn cums(tree: &CallTree, functions: &Functions, totals: &[i128]) -> Vec<i128> {
-    let mut cums = vec![0_i128; functions.names.len()];
-    let mut open = vec![0_u32; functions.names.len()];
-    let children = tree.children();
-    let mut steps = vec![Step::Down(0)];
-    while let Some(step) = steps.pop() {
-        match step {
-            Step::Up(function) => {
-                if let Some(count) = open.get_mut(function) {
-                    *count = count.saturating_sub(1);
-                }
-            }
-            Step::Down(node) => {
-                if let Some(function) = functions.of_node(tree, node) {
-                    if let (Some(cum), Some(count)) =
-                        (cums.get_mut(function), open.get_mut(function))
-                    {
-                        if *count == 0 {
-                            *cum = cum.saturating_add(totals.get(node).copied().unwrap_or(0));
-                        }
-                        *count = count.saturating_add(1);
-                    }
-                    steps.push(Step::Up(function));
-                }
-                steps.extend(
-                    children
-                        .get(node)
-                        .into_iter()
-                        .flatten()
-                        .filter_map(|&child| usize::try_from(child).ok().map(Step::Down)),
-                );
-            }
+    let at = |id: u32| usize::try_from(id).unwrap_or(usize::MAX);
+    let nodes = tree.nodes();
+    // A child of each node, and the next child of its parent; 0 is none.
+    let mut child = vec![0_usize; nodes.len()];
+    let mut sibling = vec![0_usize; nodes.len()];
+    for (node, CallNode { parent, .. }) in nodes.iter().enumerate().skip(1) {
+        if let (Some(first), Some(next)) = (child.get_mut(at(*parent)), sibling.get_mut(node)) {
+            *next = std::mem::replace(first, node);
         }
     }
-    cums
+    let mut cums = vec![0_i128; functions.names.len()];
+    // Nodes of each function between the root and the node at hand.
+    let mut open = vec![0_u32; functions.names.len()];
+    let mut node = 0;
+    loop {
+        if let Some(function) = functions.of_node(tree, node)
+            && let (Some(cum), Some(count)) = (cums.get_mut(function), open.get_mut(function))
+        {
+            if *count == 0 {
+                *cum = cum.saturating_add(totals.get(node).copied().unwrap_or(0));
+            }
+            *count = count.saturating_add(1);
+        }
+        let mut next = child.get(node).copied().unwrap_or(0);
+        // Up to where there is a way on.
+        while next == 0 {
+            if node == 0 {
+                return cums;
+            }
+            if let Some(function) = functions.of_node(tree, node)
+                && let Some(count) = open.get_mut(function)
+            {
+                *count = count.saturating_sub(1);
+            }
+            next = sibling.get(node).copied().unwrap_or(0);
+            node = nodes.get(node).map_or(0, |node| at(node.parent));
+        }
+        node = next;
+    }
 }
 
 /// Per function: its frame with the largest flat, then cum, then the smallest.
@@ -147,15 +146,12 @@ fn heaviest_frames<'t>(
         .collect()
 }
 
-/// Returns the functions of `tree`, largest flat first, ties by name.
-///
-/// Sizes are compared without their sign, as `go tool pprof` does. Functions
-/// whose flat and cum are both zero have no row, and the root is no function.
-pub fn top(tree: &CallTree) -> Vec<TopRow> {
-    let functions = Functions::of(tree);
+/// The row of each of `functions`, in their order, which are those of `tree` or of one
+/// that is alike. Those that no sample has are zero.
+pub(crate) fn rows(tree: &CallTree, functions: &Functions) -> impl Iterator<Item = TopRow> {
     let totals = tree.totals();
-    let cums = cums(tree, &functions, &totals);
-    let frames = heaviest_frames(tree, &functions, &totals);
+    let cums = cums(tree, functions, &totals);
+    let frames = heaviest_frames(tree, functions, &totals);
     let mut flats = vec![0_i128; functions.names.len()];
     for (index, node) in tree.nodes().iter().enumerate() {
         let function = functions.of_node(tree, index);
@@ -163,19 +159,33 @@ pub fn top(tree: &CallTree) -> Vec<TopRow> {
             *flat = flat.saturating_add(node.self_value);
         }
     }
-    let mut rows: Vec<TopRow> = functions
-        .names
-        .into_iter()
-        .zip(frames)
+    let names = functions.names.iter().zip(frames);
+    names
         .zip(flats.into_iter().zip(cums))
-        .filter(|(_, (flat, cum))| *flat != 0 || *cum != 0)
         .map(|((function, frame), (flat, cum))| TopRow {
-            function,
+            function: Arc::clone(function),
             file: frame.map_or_else(|| Arc::from(""), |frame| Arc::clone(&frame.file)),
             line: frame.map_or(0, |frame| frame.line),
             flat,
             cum,
         })
+}
+
+impl TopRow {
+    /// Whether flat and cum are both zero.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.flat == 0 && self.cum == 0
+    }
+}
+
+/// Returns the functions of `tree`, largest flat first, ties by name.
+///
+/// Sizes are compared without their sign, as `go tool pprof` does. Functions
+/// whose flat and cum are both zero have no row, and the root is no function.
+pub fn top(tree: &CallTree) -> Vec<TopRow> {
+    let functions = Functions::of(tree);
+    let mut rows: Vec<TopRow> = rows(tree, &functions)
+        .filter(|row| !row.is_zero())
         .collect();
     rows.sort_by(|a, b| {
         (b.flat.unsigned_abs().cmp(&a.flat.unsigned_abs()))

@@ -3,6 +3,8 @@
 //! A node is a frame under a parent; a parent's index is smaller than its
 //! children's, so one reverse pass over the nodes adds selves up to totals.
 
+use std::sync::Arc;
+
 use proto::stack::Frame;
 use rustc_hash::FxHashMap;
 
@@ -23,7 +25,8 @@ pub struct CallNode {
 /// built once, from another tree, and only read.
 #[derive(Clone, Debug)]
 pub struct CallTree {
-    frames: Vec<Frame>,
+    /// Shared by the trees that have the same ones.
+    frames: Arc<Vec<Frame>>,
     nodes: Vec<CallNode>,
     /// The first so many frames, see [`CallTree::intern`].
     frame_ids: FxHashMap<Frame, u32>,
@@ -51,7 +54,7 @@ impl CallTree {
     /// Returns a tree that has only a root.
     pub fn new() -> Self {
         Self {
-            frames: Vec::new(),
+            frames: Arc::default(),
             nodes: vec![CallNode {
                 parent: 0,
                 frame: None,
@@ -80,6 +83,31 @@ impl CallTree {
         self.frames.get(index(frame))
     }
 
+    /// This tree with other values: those of `selves` for its nodes, in their order,
+    /// and 0 for the nodes beyond them.
+    #[must_use]
+    pub fn with_selves(&self, selves: impl IntoIterator<Item = i128>) -> Self {
+        let mut selves = selves.into_iter();
+        let nodes = self.nodes.iter().map(|node| CallNode {
+            self_value: selves.next().unwrap_or(0),
+            ..*node
+        });
+        Self {
+            frames: Arc::clone(&self.frames),
+            nodes: nodes.collect(),
+            ..Self::new()
+        }
+    }
+
+    /// Whether `other` is this tree but for its values: its nodes have the same
+    /// indices.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        let mut both = self.nodes.iter().zip(&other.nodes);
+        (Arc::ptr_eq(&self.frames, &other.frames) || self.frames == other.frames)
+            && self.nodes.len() == other.nodes.len()
+            && both.all(|(a, b)| (a.parent, a.frame) == (b.parent, b.frame))
+    }
+
     /// The id of `frame` among the tree's frames, added when it is new.
     pub fn intern(&mut self, frame: &Frame) -> u32 {
         for (at, known) in self.frames.iter().enumerate().skip(self.known_frames) {
@@ -94,8 +122,9 @@ impl CallTree {
 
     /// Adds a frame that the tree does not have.
     pub fn append_frame(&mut self, frame: Frame) -> u32 {
-        self.frames.push(frame);
-        id(self.frames.len() - 1)
+        let frames = Arc::make_mut(&mut self.frames);
+        frames.push(frame);
+        id(frames.len() - 1)
     }
 
     /// The child of `parent` that runs frame `frame` of [`CallTree::intern`],

@@ -26,6 +26,7 @@ use crate::dirty::Dirty;
 use crate::feature::{self, SeriesRow, StepProfile, codec};
 use crate::flatten::{Choice, flatten};
 use crate::metrics::Metrics;
+use crate::store::exact::ExactSums;
 use crate::store::segment;
 use crate::store::tier::{Tier, range};
 use crate::store::tree::ServiceTree;
@@ -295,7 +296,7 @@ impl Watch {
         let mut built = CallTree::new();
         let profile = name.profile(step, totals, &built);
         if spin::may_spin(feature::count(totals.waiting), &profile, &self.settings) {
-            let mut values = Vec::new();
+            let mut values = ExactSums::default();
             self.sampled(step, service, Some(&[id]), cpu, shared, &mut values)?;
             flatten(&mut built, &trees::read(shared), &values, &Choice::ALL);
         }
@@ -316,7 +317,7 @@ impl Watch {
         series: Option<&[SeriesId]>,
         cpu: &[PtypeId],
         shared: &SharedTree,
-        values: &mut Vec<i128>,
+        values: &mut ExactSums,
     ) -> Result<BTreeMap<SeriesId, Totals>, StoreError> {
         let request = |ptype| SumRequest {
             tier: Tier::Window,
@@ -346,12 +347,7 @@ impl Watch {
                     }
                     period_ns = kind.weight.max(period_ns);
                     let index = usize::try_from(stack).unwrap_or(usize::MAX);
-                    if index >= values.len() {
-                        values.resize(index.saturating_add(1), 0);
-                    }
-                    if let Some(slot) = values.get_mut(index) {
-                        *slot = slot.saturating_add(value);
-                    }
+                    values.add(stack, value);
                     if waits.get(index) == Some(&true) {
                         waiting = waiting.saturating_add(value);
                     }
@@ -421,7 +417,7 @@ struct Name {
 #[derive(Default)]
 struct Sampled {
     /// Sample counts by stack id.
-    values: Vec<i128>,
+    values: ExactSums,
     totals: Totals,
 }
 

@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use collector::flatten::{Choice, flatten};
+use collector::store::exact::ExactSums;
 use collector::store::tree::ServiceTree;
 use collector::store::{Epoch, ServiceId};
 use collector::tree::CallTree;
@@ -20,7 +21,7 @@ const KEPT: usize = 10_000;
 const RUNS: usize = 25;
 
 /// The tree of a program whose stacks have enough nodes, and a value for each stack.
-fn tree() -> (ServiceTree, Vec<i128>) {
+fn tree() -> (ServiceTree, ExactSums) {
     let shape = Shape {
         stacks: 80_000,
         functions: 20_000,
@@ -28,7 +29,7 @@ fn tree() -> (ServiceTree, Vec<i128>) {
     };
     let program = Program::new(shape, 1);
     let mut tree = ServiceTree::new(ServiceId(1), Epoch(0));
-    let mut values = Vec::new();
+    let mut values = ExactSums::default();
     for (number, stack) in (1_i128..).zip(&program.stacks) {
         if tree.node_count() >= NODES {
             break;
@@ -38,13 +39,7 @@ fn tree() -> (ServiceTree, Vec<i128>) {
                 .frames
                 .get(usize::try_from(frame).unwrap_or(usize::MAX))
         });
-        let stack = usize::try_from(tree.intern(frames)).unwrap_or(usize::MAX);
-        if values.len() <= stack {
-            values.resize(stack.saturating_add(1), 0);
-        }
-        if let Some(slot) = values.get_mut(stack) {
-            *slot += 1_000_000 / number + 1;
-        }
+        values.add(tree.intern(frames), 1_000_000 / number + 1);
     }
     (tree, values)
 }

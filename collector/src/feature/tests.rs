@@ -273,13 +273,11 @@ proptest! {
         stacks in proptest::collection::vec((proptest::collection::vec("[a-c]", 0..5), 1i128..9), 0..20),
     ) {
         let mut stored = ServiceTree::new(crate::store::ServiceId(1), crate::store::Epoch(0));
-        let mut values = Vec::new();
+        let mut values = ExactSums::default();
         let mut tree = CallTree::new();
         for (stack, value) in &stacks {
             let frames: Vec<_> = stack.iter().map(|name| Frame::named(FrameKind::Go, name)).collect();
-            let id = stored.intern(frames.iter()) as usize;
-            values.resize(values.len().max(id + 1), 0);
-            values[id] += value;
+            values.add(stored.intern(frames.iter()), *value);
             tree.add(frames.iter(), *value);
         }
         let (mut found, mut expected) = (function_counts(&stored, &values), counts_of_tree(&tree));

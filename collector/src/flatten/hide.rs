@@ -3,36 +3,35 @@
 use regex::Regex;
 use rustc_hash::FxHashMap;
 
-use super::index;
+use super::{index, live_nodes};
+use crate::store::exact::ExactSums;
 use crate::store::tree::ServiceTree;
 
-/// Returns (parent, frame) of each node of `tree` as if no sample had a frame
-/// that matches `hide`, and moves the values of each side to where they are then: a
-/// hidden node's to its parent, and those of nodes that are one node now to the
-/// first of them. A parent still comes before its children; a node that is not
-/// there any more has no value.
+/// A service's tree and its samples without some frames.
+pub(super) struct Shown<const N: usize> {
+    /// (parent, frame) of each node. A parent still comes before its children; a
+    /// node that is not there any more has no samples.
+    pub(super) shape: Vec<(u32, u32)>,
+    /// The node at which what is at each place of `values` ends.
+    pub(super) leaves: Vec<u32>,
+    /// Each side's values; those of samples that end at one node now are one.
+    pub(super) values: [ExactSums; N],
+}
+
+/// Returns `tree` as if no sample had a frame that matches `hide`, and the `values` of
+/// stacks that end at `leaves`: those that end at a hidden node end at its parent, and
+/// nodes that are one node now are the first of them.
 ///
 /// As `go tool pprof -hide`, which also matches names of files; a sample of hidden
 /// frames only is the root's.
 pub(super) fn without<const N: usize>(
     tree: &ServiceTree,
     hide: &Regex,
-    sides: &mut [Vec<i128>; N],
-) -> Vec<(u32, u32)> {
+    leaves: &[u32],
+    values: [&ExactSums; N],
+) -> Shown<N> {
     let hidden = tree.functions_matching(|function| hide.is_match(function));
-    let mut is_live = vec![false; tree.node_count()];
-    for own in &*sides {
-        for (is_live, own) in is_live.iter_mut().zip(own) {
-            *is_live |= *own != 0;
-        }
-    }
-    for (node, &(parent, _)) in tree.nodes().iter().enumerate().skip(1).rev() {
-        if is_live.get(node) == Some(&true)
-            && let Some(above) = is_live.get_mut(index(parent))
-        {
-            *above = true;
-        }
-    }
+    let is_live = live_nodes(tree, leaves, values);
     let mut shape = tree.nodes().to_vec();
     // Per node: the node that it is now.
     let mut places: Vec<u32> = (0..).take(shape.len()).collect();
@@ -49,18 +48,25 @@ pub(super) fn without<const N: usize>(
         if let Some(slot) = places.get_mut(index(node)) {
             *slot = place;
         }
-        if place == node {
-            if let Some(slot) = shape.get_mut(index(node)) {
-                *slot = (above, frame);
-            }
-            continue;
-        }
-        for own in &mut *sides {
-            let moved = own.get_mut(index(node)).map_or(0, std::mem::take);
-            if let Some(slot) = own.get_mut(index(place)) {
-                *slot = slot.saturating_add(moved);
-            }
+        if place == node
+            && let Some(slot) = shape.get_mut(index(node))
+        {
+            *slot = (above, frame);
         }
     }
-    shape
+    let by_node = values.map(|values| {
+        let mut by_node = ExactSums::default();
+        by_node.reach(shape.len());
+        for (&leaf, value) in leaves.iter().zip(values.iter()) {
+            if let Some(&place) = places.get(index(leaf)) {
+                by_node.add(place, value);
+            }
+        }
+        by_node
+    });
+    Shown {
+        leaves: (0..).take(shape.len()).collect(),
+        shape,
+        values: by_node,
+    }
 }

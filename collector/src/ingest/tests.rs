@@ -315,13 +315,11 @@ fn stored(bench: &Bench) -> Vec<(String, i128)> {
     bench.store.sum(&request, &mut sum).unwrap();
     let mut out = Vec::new();
     for values in sum.sums.values() {
-        for (stack, value) in values.values.iter().enumerate().filter(|(_, v)| **v != 0) {
-            let leaf = tree
-                .leaf(u32::try_from(stack).unwrap())
-                .expect("no dangling stack");
+        for (stack, value) in values.values.held() {
+            let leaf = tree.leaf(stack).expect("no dangling stack");
             let (_, frame) = tree.nodes()[leaf as usize];
             let frame = tree.frame(frame).expect("no dangling frame");
-            out.push((frame.function.to_string(), *value));
+            out.push((frame.function.to_string(), value));
         }
     }
     out.sort();

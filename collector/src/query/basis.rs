@@ -14,6 +14,7 @@ use super::{Inner, QueryError, ServiceName};
 use crate::answer::Coverage;
 use crate::rollup::read::Selection;
 use crate::rollup::total::Total;
+use crate::store::exact::ExactSums;
 use crate::store::segment::RangeSum;
 use crate::store::tier::Tier;
 use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey, StoreError, StoredType};
@@ -213,7 +214,7 @@ impl Inner {
         gone: &Arc<AtomicBool>,
         one: &mut OneTree,
         basis: &mut Basis,
-    ) -> Result<Vec<i128>, QueryError> {
+    ) -> Result<ExactSums, QueryError> {
         let (sum, _) = self.vectors(sum, gone)?;
         let values = self.in_units(&sum, one)?;
         basis.see(sum);
@@ -228,7 +229,7 @@ impl Inner {
         gone: &Arc<AtomicBool>,
         basis: &mut Basis,
         one: &mut OneTree,
-    ) -> Result<Option<Vec<i128>>, QueryError> {
+    ) -> Result<Option<ExactSums>, QueryError> {
         let (sum, rounded) = self.vectors(of, gone)?;
         if sum.windows() == 0 {
             return Ok(None);
@@ -238,8 +239,8 @@ impl Inner {
         basis
             .periods
             .extend(sum.sums.keys().map(|kind| kind.period));
-        let counts = sum.sums.values().flat_map(|of_kind| &of_kind.values);
-        let samples = counts.fold(0_i128, |all, count| all.saturating_add(*count));
+        let kinds = sum.sums.values().map(|of_kind| of_kind.values.total());
+        let samples = kinds.fold(0, i128::saturating_add);
         let coverage = &mut basis.coverage;
         let samples = u64::try_from(samples.max(0)).unwrap_or(u64::MAX);
         coverage.samples = coverage.samples.saturating_add(samples);

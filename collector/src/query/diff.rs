@@ -12,6 +12,7 @@ use super::profile::ProfileRequest;
 use super::{Inner, QueryError, ServiceName};
 use crate::diff::{DiffAnswer, Reading};
 use crate::flatten::{Choice, flatten_sides};
+use crate::store::exact::ExactSums;
 use crate::store::trees;
 use crate::store::{PtypeId, ServiceId};
 use crate::tree::CallTree;
@@ -65,7 +66,10 @@ impl DiffRequest {
 /// Both sides of a type.
 #[derive(Default)]
 struct Sides {
-    trees: [CallTree; 2],
+    /// The nodes of both.
+    tree: CallTree,
+    /// Each side's values, by node.
+    selves: [Vec<i128>; 2],
     bases: [Basis; 2],
     folded_nodes: u64,
 }
@@ -101,7 +105,8 @@ impl Inner {
             let windows = sides.bases.iter().map(Basis::windows);
             Ok((windows.fold(0, u64::saturating_add), sides))
         })?;
-        let [base_tree, new_tree] = std::mem::take(&mut sides.trees);
+        let selves = std::mem::take(&mut sides.selves);
+        let [base_tree, new_tree] = selves.map(|selves| sides.tree.with_selves(selves));
         let [base_basis, new_basis] = sides.bases;
         let base = self.finish(&base, &stored, base_tree, base_basis);
         let new = self.finish(&new, &stored, new_tree, new_basis);
@@ -121,7 +126,7 @@ impl Inner {
     ) -> Result<(), QueryError> {
         let [_, new] = questions;
         let mut one = self.one_tree(service, 2 * new.answers())?;
-        let mut values: [Vec<i128>; 2] = Default::default();
+        let mut values: [ExactSums; 2] = Default::default();
         let of_sides = values.iter_mut().zip(&mut sides.bases).zip(questions);
         for (((values, basis), question), on) in of_sides.zip(on) {
             if !on {
@@ -137,7 +142,8 @@ impl Inner {
         };
         let [base_values, new_values] = &values;
         let flat = flatten_sides(
-            sides.trees.each_mut(),
+            &mut sides.tree,
+            &mut sides.selves,
             &trees::read(&one.tree),
             [base_values, new_values],
             &choice,

@@ -8,6 +8,7 @@ use std::sync::{Arc, RwLock};
 
 use super::{Inner, QueryError};
 use crate::memory::Share;
+use crate::store::exact::ExactSums;
 use crate::store::segment::RangeSum;
 use crate::store::trees::{self, SharedTree};
 use crate::store::{Epoch, ServiceId, TreeId};
@@ -61,9 +62,9 @@ impl Inner {
         &self,
         sum: &RangeSum,
         one: &mut OneTree,
-    ) -> Result<Vec<i128>, QueryError> {
+    ) -> Result<ExactSums, QueryError> {
         let kinds = sum.sums.iter();
-        let kinds = kinds.filter(|(_, of_kind)| of_kind.values.iter().any(|value| *value != 0));
+        let kinds = kinds.filter(|(_, of_kind)| of_kind.values.held().next().is_some());
         let epochs: BTreeSet<Epoch> = kinds.map(|(kind, _)| kind.epoch).collect();
         match (epochs.first(), epochs.len()) {
             (Some(&epoch), 1) if epoch != one.epoch && !one.is_used => {
@@ -79,16 +80,11 @@ impl Inner {
             _ => self.copy(one, &epochs)?,
         }
         one.is_used = true;
-        let mut values: Vec<i128> = Vec::new();
+        let mut values = ExactSums::default();
         for (kind, of_kind) in &sum.sums {
             let weight = i128::from(kind.weight);
             if kind.epoch == one.epoch && !one.is_copy {
-                if values.len() < of_kind.values.len() {
-                    values.resize(of_kind.values.len(), 0);
-                }
-                for (slot, value) in values.iter_mut().zip(&of_kind.values) {
-                    *slot = slot.saturating_add(value.saturating_mul(weight));
-                }
+                values.absorb(&of_kind.values, weight);
             } else {
                 self.add_named(kind.epoch, &of_kind.values, weight, one, &mut values)?;
             }
@@ -100,10 +96,10 @@ impl Inner {
     fn add_named(
         &self,
         epoch: Epoch,
-        of_epoch: &[i128],
+        of_epoch: &ExactSums,
         weight: i128,
         one: &OneTree,
-        values: &mut Vec<i128>,
+        values: &mut ExactSums,
     ) -> Result<(), QueryError> {
         // Stacks that came after the tree was copied are looked up like others.
         let own_stacks = match epoch == one.epoch {
@@ -111,8 +107,7 @@ impl Inner {
             false => 0,
         };
         let mut other = None;
-        let stacks = (0_u32..).zip(of_epoch);
-        for (stack, value) in stacks.filter(|(_, value)| **value != 0) {
+        for (stack, value) in of_epoch.held() {
             let place = if stack < own_stacks {
                 stack
             } else {
@@ -126,13 +121,7 @@ impl Inner {
                 let path = trees::read(other).path(stack);
                 trees::write(&one.tree).intern(path.iter())
             };
-            let place = usize::try_from(place).unwrap_or(usize::MAX);
-            if values.len() <= place {
-                values.resize(place.saturating_add(1), 0);
-            }
-            if let Some(slot) = values.get_mut(place) {
-                *slot = slot.saturating_add(value.saturating_mul(weight));
-            }
+            values.add(place, value.saturating_mul(weight));
         }
         Ok(())
     }

@@ -216,10 +216,8 @@ impl Inner {
             .sums
             .iter()
             .map(|(kind, sum)| {
-                sum.values
-                    .iter()
-                    .fold(0_i128, |all, v| all.saturating_add(*v))
-                    .saturating_mul(i128::from(kind.weight))
+                let count = sum.values.total();
+                count.saturating_mul(i128::from(kind.weight))
             })
             .fold(0, i128::saturating_add);
         let observed = i128::from(sum.observed_ns().max(1));

@@ -147,8 +147,7 @@ fn steps(
             .add(service, ptype, selection, window, &mut total)?;
         let Total::Vectors(sum) = total else { continue };
         let value = sum.sums.iter().fold(0_i128, |all, (kind, of_kind)| {
-            let counts = of_kind.values.iter();
-            let count = counts.fold(0_i128, |all, value| all.saturating_add(*value));
+            let count = of_kind.values.total();
             all.saturating_add(count.saturating_mul(i128::from(kind.weight)))
         });
         values.push(StepValue {

@@ -348,7 +348,7 @@ impl World {
         };
         let mut found = [0_i128; FUNCTIONS];
         for of_kind in sum.sums.values() {
-            for (slot, value) in found.iter_mut().zip(&of_kind.values) {
+            for (slot, value) in found.iter_mut().zip(of_kind.values.iter()) {
                 *slot += value;
             }
         }
@@ -489,7 +489,7 @@ fn a_gauge_is_the_mean_over_the_time_it_was_seen() {
         let Total::Vectors(sum) = total else {
             panic!("facts");
         };
-        let all: i128 = sum.sums.values().flat_map(|sum| &sum.values).sum();
+        let all: i128 = sum.sums.values().map(|sum| sum.values.total()).sum();
         all / i128::from(sum.covered_s())
     };
     assert_eq!(mean(&mut world, hour), 100, "one after the other");

@@ -38,14 +38,24 @@ pub(super) fn len(length: usize) -> u128 {
     u128::try_from(length).unwrap_or(u128::MAX)
 }
 
-/// Bytes that are looked at together.
-const WORD_BYTES: usize = 8;
-/// Set in each byte of a number but its last.
-const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+/// The bit of each of eight bytes that says that its number goes on.
+const GOES_ON: u64 = 0x8080_8080_8080_8080;
+/// Those of sixteen bytes.
+const ALL_GO_ON: u128 = 0x8080_8080_8080_8080_8080_8080_8080_8080;
+/// Those of sixteen bytes that are eight numbers of two.
+const EVERY_OTHER_GOES_ON: u128 = ALL_GO_ON & 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff;
 
-/// The signed number that zigzag coding made `value` of.
+/// Groups of seven bits, lowest first and one in each byte, as one number.
 #[inline]
-pub(super) fn signed(value: u64) -> i64 {
+const fn joined(groups: u64) -> u64 {
+    let pairs = (groups & 0x007f_007f_007f_007f) | ((groups & 0x7f00_7f00_7f00_7f00) >> 1);
+    let fours = (pairs & 0x0000_3fff_0000_3fff) | ((pairs & 0x3fff_0000_3fff_0000) >> 2);
+    (fours & 0x0fff_ffff) | ((fours & 0x0fff_ffff_0000_0000) >> 4)
+}
+
+/// The number that [`put_zigzag`] made `value` of.
+#[inline]
+const fn signed(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
 }
 
@@ -79,23 +89,23 @@ impl<'a> Reader<'a> {
     }
 
     /// A number of at most 56 bits; nothing is read when it is longer or cut
-    /// short. Nearly every stored number is one, and most of those are a byte.
+    /// short. Nearly every stored number is one.
     #[inline]
     fn short(&mut self) -> Option<u64> {
-        match *self.0 {
-            [first @ 0..0x80, ref rest @ ..] => {
-                self.0 = rest;
-                Some(u64::from(first))
-            }
-            [first, second @ 0..0x80, ref rest @ ..] => {
-                self.0 = rest;
-                Some(u64::from(first & 0x7f) | u64::from(second) << 7)
-            }
-            _ => self.bytes_of_short(),
-        }
+        let Some(&eight) = self.0.first_chunk::<8>() else {
+            return self.last_short();
+        };
+        // Without a branch for each byte: lengths follow no pattern.
+        let bytes = u64::from_le_bytes(eight);
+        let end = (!bytes & GOES_ON).trailing_zeros();
+        let own = u64::MAX >> 63_u32.checked_sub(end)?;
+        let read = usize::try_from(end / 8 + 1).ok()?;
+        self.0 = self.0.get(read..)?;
+        Some(joined(bytes & own & !GOES_ON))
     }
 
-    fn bytes_of_short(&mut self) -> Option<u64> {
+    /// As [`Reader::short`], where fewer than eight bytes are left.
+    fn last_short(&mut self) -> Option<u64> {
         let mut value: u64 = 0;
         for (shift, &byte) in (0_u32..56).step_by(7).zip(self.0) {
             value |= u64::from(byte & 0x7f) << shift;
@@ -106,6 +116,57 @@ impl<'a> Reader<'a> {
             }
         }
         None
+    }
+
+    /// The next eight numbers, when each is a byte long or each is two; otherwise
+    /// nothing is read. Most numbers are as long as those beside them.
+    #[inline]
+    pub(super) fn eight(&mut self) -> Option<[u16; 8]> {
+        let (&ones, rest) = self.0.split_first_chunk::<8>()?;
+        if u64::from_le_bytes(ones) & GOES_ON == 0 {
+            self.0 = rest;
+            return Some(ones.map(u16::from));
+        }
+        let (&twos, rest) = self.0.split_first_chunk::<16>()?;
+        if u128::from_le_bytes(twos) & ALL_GO_ON != EVERY_OTHER_GOES_ON {
+            return None;
+        }
+        self.0 = rest;
+        let mut numbers = [0; 8];
+        for (number, [low, high]) in numbers.iter_mut().zip(twos.as_chunks::<2>().0) {
+            *number = u16::from(low & 0x7f) | (u16::from(*high) << 7);
+        }
+        Some(numbers)
+    }
+
+    /// Calls `visit` with each of `ids` and its number, as [`Reader::zigzag`] reads it.
+    /// `None` when one is damaged.
+    #[inline]
+    pub(super) fn zigzags(&mut self, ids: &[u32], mut visit: impl FnMut(u32, i128)) -> Option<()> {
+        let (eights, rest) = ids.as_chunks::<8>();
+        for ids in eights {
+            match self.eight() {
+                Some(numbers) => {
+                    for (id, number) in ids.iter().zip(numbers) {
+                        visit(*id, i128::from(signed(u64::from(number))));
+                    }
+                }
+                None => self.single_zigzags(ids, &mut visit)?,
+            }
+        }
+        self.single_zigzags(rest, &mut visit)
+    }
+
+    /// As [`Reader::zigzags`], one after the other.
+    #[inline]
+    fn single_zigzags(&mut self, ids: &[u32], visit: &mut impl FnMut(u32, i128)) -> Option<()> {
+        for &id in ids {
+            match self.short() {
+                Some(number) => visit(id, i128::from(signed(number))),
+                None => visit(id, self.zigzag()?),
+            }
+        }
+        Some(())
     }
 
     fn long_varint(&mut self) -> Option<u128> {
@@ -132,28 +193,6 @@ impl<'a> Reader<'a> {
         }
         let value = self.varint()?;
         Some((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
-    }
-
-    /// At most `count` bytes at hand that are a number each, as most are; none when the
-    /// next number is longer.
-    #[inline]
-    pub(super) fn single_bytes(&mut self, count: usize) -> &'a [u8] {
-        let near = self.0.get(..count).unwrap_or(self.0);
-        let words = near.chunks_exact(WORD_BYTES);
-        let is_single = |word: &&[u8]| {
-            let word = <[u8; WORD_BYTES]>::try_from(*word).unwrap_or([u8::MAX; WORD_BYTES]);
-            u64::from_le_bytes(word) & HIGH_BITS == 0
-        };
-        let sure = words.take_while(is_single).count() * WORD_BYTES;
-        let rest = near.get(sure..).unwrap_or_default().iter();
-        let length = sure
-            + rest
-                .take_while(|&&byte| byte < 0x80)
-                .take(WORD_BYTES)
-                .count();
-        let (run, rest) = self.0.split_at_checked(length).unwrap_or((&[], self.0));
-        self.0 = rest;
-        run
     }
 
     pub(super) fn number<T: TryFrom<u128>>(&mut self) -> Option<T> {
@@ -207,6 +246,55 @@ mod tests {
             let mut out = Vec::new();
             put_varint(&mut out, value.into());
             prop_assert_eq!(Reader(&out).small(), u32::try_from(value).ok());
+        }
+
+        #[test]
+        fn many_numbers_read_as_one_after_the_other(
+            values in proptest::collection::vec(prop_oneof![
+                6 => -64_i128..64,
+                6 => -8_192_i128..8_192,
+                2 => (any::<i64>(), 0_u32..64).prop_map(|(value, shift)| i128::from(value >> shift)),
+                1 => any::<i128>(),
+            ], 0..60),
+            cut in 0_usize..4,
+        ) {
+            let mut out = Vec::new();
+            values.iter().for_each(|value| put_zigzag(&mut out, *value));
+            let ids: Vec<u32> = (7..).take(values.len()).collect();
+            let mut found = Vec::new();
+            let mut reader = Reader(&out);
+            prop_assert_eq!(reader.zigzags(&ids, |id, value| found.push((id, value))), Some(()));
+            prop_assert!(reader.is_empty());
+            prop_assert_eq!(found, ids.iter().copied().zip(values.iter().copied()).collect::<Vec<_>>());
+            out.truncate(out.len().saturating_sub(cut));
+            let whole = Reader(&out).zigzags(&ids, |_, _| {});
+            prop_assert_eq!(whole.is_some(), cut == 0 || values.is_empty());
+        }
+
+        #[test]
+        fn eight_numbers_read_as_one_after_the_other(
+            values in prop_oneof![
+                proptest::collection::vec(0_u64..0x80, 0..12),
+                proptest::collection::vec(0x80_u64..0x4000, 0..12),
+                proptest::collection::vec(0x70_u64..0x90, 0..12),
+                proptest::collection::vec(0x3000_u64..0x5000, 0..12),
+            ],
+        ) {
+            let mut out = Vec::new();
+            values.iter().for_each(|value| put_varint(&mut out, u128::from(*value)));
+            let mut reader = Reader(&out);
+            let eight = reader.eight();
+            let expected = values.get(..8).filter(|eight| {
+                eight.iter().all(|value| *value < 0x80)
+                    || eight.iter().all(|value| (0x80..0x4000).contains(value))
+            });
+            let rest = if expected.is_some() { &values[8..] } else { &values[..] };
+            let eight = eight.map(|eight| eight.map(u64::from));
+            prop_assert_eq!(eight.as_ref().map(|eight| &eight[..]), expected);
+            for value in rest {
+                prop_assert_eq!(reader.varint(), Some(u128::from(*value)));
+            }
+            prop_assert!(reader.is_empty());
         }
 
         #[test]

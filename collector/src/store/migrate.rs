@@ -189,7 +189,7 @@ mod tests {
                 let mut sum = RangeSum::default();
                 store.sum(&request, &mut sum).unwrap();
                 assert_eq!(sum.windows(), 10, "format {format}");
-                let total: i128 = sum.sums.values().flat_map(|sum| &sum.values).sum();
+                let total: i128 = sum.sums.values().map(|sum| sum.values.total()).sum();
                 assert_eq!(total, 70, "format {format}");
                 assert_eq!(store.catalog().unwrap().services.len(), 1);
                 assert_eq!(store.series(ServiceId(1)).unwrap().len(), 2);

@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::bytes::{Reader, len, put_varint, put_zigzag, signed};
+use super::bytes::{Reader, len, put_varint, put_zigzag};
+use super::exact::ExactSums;
 use super::{Epoch, SeriesId};
 
 /// Version of the value of a window.
@@ -118,7 +119,7 @@ impl Value {
         let mut segments = Vec::new();
         let seen = read(bytes, |head, ids, values| {
             let mut entries = Vec::with_capacity(ids.len());
-            read_values(values, ids, |id, value| entries.push((id, value)))?;
+            each_value(ids, values, |id, value| entries.push((id, value)))?;
             segments.push(Segment {
                 kind: head.kind,
                 observed_ns: head.observed_ns,
@@ -232,54 +233,54 @@ fn read<'a>(
     Ok(seen)
 }
 
-/// Reads `count` ids, each the distance to the one before; `count` is no more than
-/// the bytes at hand, see [`Reader::length`].
+/// Puts the next `count` ids of stacks into `ids`.
 fn read_ids(reader: &mut Reader<'_>, count: usize, ids: &mut Vec<u32>) -> Result<(), &'static str> {
+    const SHORT: &str = "cut short within its ids";
     ids.clear();
+    if count == 0 {
+        return Ok(());
+    }
+    // No more than the bytes at hand, see `Reader::length`.
     ids.reserve(count);
-    let mut last = None;
-    let mut next = |step: u32, ids: &mut Vec<u32>| {
-        let id = match last {
-            None => Some(step),
-            Some(_) if step == 0 => return Err("with ids that do not rise"),
-            Some(last) => step.checked_add(last),
-        };
-        let id = id.filter(|&id| id <= MAX_STACK_ID);
-        let id = id.ok_or("with an impossible id")?;
-        last = Some(id);
-        ids.push(id);
-        Ok(())
-    };
-    while ids.len() < count {
-        for &step in reader.single_bytes(count - ids.len()) {
-            next(u32::from(step), ids)?;
+    let mut id = reader.small().ok_or(SHORT)?;
+    ids.push(id);
+    let mut rises = true;
+    while ids.len() < count && id <= MAX_STACK_ID {
+        let left = count - ids.len();
+        if left >= 8
+            && let Some(steps) = reader.eight()
+        {
+            let below = steps.map(|step| {
+                rises &= step > 0;
+                id = id.wrapping_add(step.into());
+                id
+            });
+            ids.extend_from_slice(&below);
+            continue;
         }
-        if ids.len() < count {
-            next(reader.small().ok_or("cut short within its ids")?, ids)?;
+        for _ in 0..left.min(8) {
+            let step = reader.small().ok_or(SHORT)?;
+            rises &= step > 0;
+            id = id.saturating_add(step);
+            ids.push(id);
         }
     }
-    Ok(())
+    match rises {
+        false => Err("with ids that do not rise"),
+        true if id > MAX_STACK_ID => Err("with an impossible id"),
+        true => Ok(()),
+    }
 }
 
-/// Reads a value for each of `ids` and calls `visit` with both.
-fn read_values(
-    reader: &mut Reader<'_>,
-    mut ids: &[u32],
-    mut visit: impl FnMut(u32, i128),
+/// Calls `visit` with each of `ids` and its value, which `values` stands at.
+#[inline]
+fn each_value(
+    ids: &[u32],
+    values: &mut Reader<'_>,
+    visit: impl FnMut(u32, i128),
 ) -> Result<(), &'static str> {
-    while !ids.is_empty() {
-        let run = reader.single_bytes(ids.len());
-        for (&id, &byte) in ids.iter().zip(run) {
-            visit(id, i128::from(signed(u64::from(byte))));
-        }
-        ids = ids.get(run.len()..).unwrap_or_default();
-        if let [id, rest @ ..] = ids {
-            let value = reader.zigzag().ok_or("cut short within its values")?;
-            visit(*id, value);
-            ids = rest;
-        }
-    }
-    Ok(())
+    let read = values.zigzags(ids, visit);
+    read.ok_or("cut short within its values")
 }
 
 fn head(reader: &mut Reader<'_>) -> Option<Head> {
@@ -307,7 +308,7 @@ pub fn visit(
     let mut observed_ns: u64 = 0;
     read(bytes, |head, ids, values| {
         observed_ns = observed_ns.saturating_add(head.observed_ns);
-        read_values(values, ids, |id, value| visit(head.kind, id, value))
+        each_value(ids, values, |id, value| visit(head.kind, id, value))
     })?;
     Ok(observed_ns)
 }
@@ -319,27 +320,15 @@ pub struct Sum {
     pub observed_ns: u64,
     /// Windows that were added.
     pub windows: u64,
-    /// Dense: index is the stack id.
-    pub values: Vec<i128>,
+    /// By stack id.
+    pub values: ExactSums,
 }
 
 impl Sum {
-    fn reach(&mut self, length: usize) {
-        if self.values.len() < length {
-            self.values.resize(length, 0);
-        }
-    }
-
     fn absorb(&mut self, other: &Self, factor: i128) {
         self.observed_ns = self.observed_ns.saturating_add(other.observed_ns);
         self.windows = self.windows.saturating_add(other.windows);
-        self.reach(other.values.len());
-        for (slot, value) in self.values.iter_mut().zip(&other.values) {
-            *slot = slot.saturating_add(match factor {
-                1 => *value,
-                factor => value.saturating_mul(factor),
-            });
-        }
+        self.values.absorb(&other.values, factor);
     }
 }
 
@@ -401,16 +390,14 @@ impl RangeSum {
             sum.observed_ns = sum.observed_ns.saturating_add(head.observed_ns);
             sum.windows = sum.windows.saturating_add(head.windows);
             let last = ids.last().and_then(|&id| usize::try_from(id).ok());
-            sum.reach(last.map_or(0, |id| id.saturating_add(1)));
-            read_values(values, ids, |id, value| {
-                let slot = usize::try_from(id).ok();
-                if let Some(slot) = slot.and_then(|id| sum.values.get_mut(id)) {
-                    *slot = slot.saturating_add(match factor {
-                        1 => value,
-                        factor => value.saturating_mul(factor),
-                    });
-                }
-            })
+            let sums = &mut sum.values;
+            sums.reach(last.map_or(0, |id| id.saturating_add(1)));
+            match factor {
+                1 => each_value(ids, values, |id, value| sums.add(id, value)),
+                factor => each_value(ids, values, |id, value| {
+                    sums.add(id, value.saturating_mul(factor));
+                }),
+            }
         })?;
         match seen {
             Seen::Span(span_ns) => {
@@ -479,8 +466,7 @@ impl RangeSum {
         let mut entries: Vec<(u32, i128)> = Vec::new();
         for (kind, sum) in &self.sums {
             entries.clear();
-            let held = (0_u32..).zip(&sum.values).filter(|(_, value)| **value != 0);
-            entries.extend(held.map(|(id, value)| (id, *value)));
+            entries.extend(sum.values.held());
             let head = Head {
                 kind: *kind,
                 observed_ns: sum.observed_ns,
@@ -654,7 +640,7 @@ mod tests {
                 sum.add(SeriesId(1), index as u64 * 10, &value.encode()).unwrap();
             }
             let before: i128 = values.iter().flat_map(|v| &v.segments).flat_map(|s| &s.entries).map(|e| e.1).sum();
-            let after: i128 = sum.sums.values().flat_map(|sum| &sum.values).sum();
+            let after: i128 = sum.sums.values().map(|sum| sum.values.total()).sum();
             prop_assert_eq!(before, after);
         }
 
@@ -671,7 +657,7 @@ mod tests {
                 expected += 2 * i128::from(*weight);
             }
             prop_assert!(sum.sums.len() <= MAX_KINDS + 1 && all.segments.len() <= MAX_KINDS + 1);
-            let total: i128 = sum.sums.iter().map(|(kind, sum)| sum.values[3] * i128::from(kind.weight)).sum();
+            let total: i128 = sum.sums.iter().map(|(kind, sum)| sum.values.get(3) * i128::from(kind.weight)).sum();
             prop_assert_eq!(total, expected);
             let total: i128 = all.segments.iter().map(|s| s.entries[0].1 * i128::from(s.kind.weight)).sum();
             prop_assert_eq!(total, expected);
@@ -697,11 +683,10 @@ mod tests {
                 row_sum.add(SeriesId(1), bucket, &row).unwrap();
             }
             row_sum.finish();
-            type Content = Vec<(SegmentKind, u64, u64, Vec<(usize, i128)>)>;
+            type Content = Vec<(SegmentKind, u64, u64, Vec<(u32, i128)>)>;
             let content = |sum: &RangeSum| -> Content {
                 sum.sums.iter().map(|(kind, sum)| {
-                    let held = sum.values.iter().copied().enumerate().filter(|(_, v)| *v != 0);
-                    (*kind, sum.observed_ns, sum.windows, held.collect())
+                    (*kind, sum.observed_ns, sum.windows, sum.values.held().collect())
                 }).collect()
             };
             prop_assert_eq!(content(&row_sum), content(&windows_sum));

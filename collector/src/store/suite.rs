@@ -73,7 +73,7 @@ fn total(store: &dyn Store, series: Option<&[SeriesId]>, window: Window) -> i128
     };
     let mut sum = RangeSum::default();
     store.sum(&request, &mut sum).unwrap();
-    sum.sums.values().flat_map(|sum| &sum.values).sum()
+    sum.sums.values().map(|sum| sum.values.total()).sum()
 }
 
 /// Gives `check` a fresh store of every kind, one after the other.

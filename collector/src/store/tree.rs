@@ -225,6 +225,11 @@ impl ServiceTree {
         at(&self.stacks, stack).copied()
     }
 
+    /// The leaf node of each stack.
+    pub fn leaves(&self) -> &[u32] {
+        &self.stacks
+    }
+
     /// Parent of node `node`; the root is its own.
     pub fn parent(&self, node: u32) -> Option<u32> {
         at(&self.nodes, node).map(|(parent, _)| *parent)
