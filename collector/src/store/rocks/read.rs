@@ -229,7 +229,8 @@ impl<V: FnMut(&WindowKey, &[u8]) -> Result<(), StoreError>> Scan<'_, '_, V> {
         Ok(())
     }
 
-    /// Imported windows that start in `[from, until)`: there are few.
+    /// Imported windows that start in `[from, until)`. What lies between is skipped,
+    /// not read.
     fn imports(
         &mut self,
         from: u64,
@@ -237,20 +238,40 @@ impl<V: FnMut(&WindowKey, &[u8]) -> Result<(), StoreError>> Scan<'_, '_, V> {
         series: Option<&[SeriesId]>,
     ) -> Result<(), StoreError> {
         let prefix = keys::service_prefix(self.ptype, self.service);
-        self.iterator.seek(prefix);
-        while let Some(bytes) = self.iterator.key()
-            && bytes.starts_with(&prefix)
-        {
-            let key = keys::decode_import(bytes)
-                .ok_or_else(|| StoreError::damaged(bytes, "not an imported window's key"))?;
-            let is_meant = series.is_none_or(|list| list.binary_search(&key.series).is_ok());
-            if is_meant && (from..until).contains(&key.start_s) {
+        // The series that is meant from `at` on.
+        let next = |at: SeriesId| match series {
+            None => Some(at),
+            Some(list) => list.get(list.partition_point(|id| *id < at)).copied(),
+        };
+        let mut wanted = next(SeriesId(0));
+        while let Some(series) = wanted {
+            self.seek_import(from, series);
+            wanted = None;
+            while let Some(bytes) = self.iterator.key()
+                && bytes.starts_with(&prefix)
+            {
+                let key = keys::decode_import(bytes)
+                    .ok_or_else(|| StoreError::damaged(bytes, "not an imported window's key"))?;
+                if key.series != series || key.start_s >= until {
+                    let after = key.series.0.checked_add(u32::from(key.series == series));
+                    wanted = after.and_then(|after| next(SeriesId(after)));
+                    break;
+                }
                 self.take(&key)?;
-            } else {
-                self.iterator.next();
             }
         }
         Ok(())
+    }
+
+    fn seek_import(&mut self, start_s: u64, series: SeriesId) {
+        self.iterator.seek(keys::encode_window(&WindowKey {
+            tier: Tier::Import,
+            ptype: self.ptype,
+            service: self.service,
+            start_s,
+            series,
+            writer: WriterId(0),
+        }));
     }
 
     /// Hours or days of one series that start in `[from, until)`.
