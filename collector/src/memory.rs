@@ -87,6 +87,14 @@ impl Budget {
         }
     }
 
+    /// A share of nothing, which may grow.
+    pub fn nothing(self: &Arc<Self>) -> Share {
+        Share {
+            budget: Arc::clone(self),
+            bytes: 0,
+        }
+    }
+
     /// Takes `bytes`, waiting for them at most `patience`.
     ///
     /// # Errors
@@ -116,6 +124,28 @@ impl Budget {
             budget: Arc::clone(self),
             bytes,
         })
+    }
+}
+
+impl Share {
+    /// Takes so many bytes more, without waiting for them.
+    ///
+    /// # Errors
+    ///
+    /// [`NoShare`] if that is more than there is, or others keep it.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), NoShare> {
+        let needs = self.bytes.saturating_add(bytes);
+        if needs > self.budget.whole {
+            return Err(NoShare::TooLarge {
+                needs,
+                whole: self.budget.whole,
+            });
+        }
+        let free = self.budget.free.lock();
+        let mut free = free.unwrap_or_else(PoisonError::into_inner);
+        *free = free.checked_sub(bytes).ok_or(NoShare::Busy)?;
+        self.bytes = needs;
+        Ok(())
     }
 }
 
@@ -163,6 +193,13 @@ mod tests {
         };
         drop(first);
         assert!(waiting.join().unwrap());
+        let mut first = budget.take(50, none).unwrap();
+        let second = budget.take(20, none).unwrap();
+        assert_eq!(first.grow(31), Err(NoShare::Busy));
+        assert_eq!(first.grow(51), Err(too_large));
+        assert_eq!(first.grow(30), Ok(()));
+        assert_eq!(budget.take(1, none).unwrap_err(), NoShare::Busy);
+        drop((first, second));
         assert!(budget.take(100, none).is_ok(), "all of it came back");
     }
 }

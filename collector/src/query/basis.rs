@@ -9,13 +9,14 @@ use proto::labels::Selector;
 use proto::value_type::{ProfileType, Temporality};
 use proto::window::{UnixNanos, Window};
 
+use super::admission::Waiting;
 use super::one_tree::OneTree;
 use super::{Inner, QueryError, ServiceName};
 use crate::answer::Coverage;
 use crate::rollup::read::Selection;
 use crate::rollup::total::Total;
 use crate::store::exact::ExactSums;
-use crate::store::segment::RangeSum;
+use crate::store::segment::{RangeSum, Waiter};
 use crate::store::tier::Tier;
 use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey, StoreError, StoredType};
 
@@ -188,18 +189,24 @@ impl Inner {
 
     /// Adds up one service's vectors, apart by kind, and says which tier stands
     /// for an edge of the range. Stops when `gone` is set.
-    fn vectors(
+    pub(super) fn vectors(
         &self,
         (service, ptype, selection, window): Sum<'_>,
         gone: &Arc<AtomicBool>,
     ) -> Result<(RangeSum, Option<Tier>), QueryError> {
+        let waiting = self.admission.waiting(gone);
+        let waiter: Arc<dyn Waiter> = Arc::<Waiting>::clone(&waiting);
         let mut total = Total::Vectors(RangeSum {
-            cancelled: Some(Arc::clone(gone)),
+            waiter: Some(waiter),
             ..RangeSum::default()
         });
-        let rounded = self
+        let added = self
             .reader
-            .add(service, ptype, selection, window, &mut total)?;
+            .add(service, ptype, selection, window, &mut total);
+        if let Some(refusal) = waiting.refusal() {
+            return Err(refusal.into());
+        }
+        let rounded = added?;
         match total {
             Total::Vectors(sum) => Ok((sum, rounded)),
             Total::Facts(_) => Ok((RangeSum::default(), rounded)),

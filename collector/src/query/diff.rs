@@ -125,7 +125,7 @@ impl Inner {
         sides: &mut Sides,
     ) -> Result<(), QueryError> {
         let [_, new] = questions;
-        let mut one = self.one_tree(service, 2 * new.answers())?;
+        let mut one = self.one_tree(service, new.work().and(new.work()))?;
         let mut values: [ExactSums; 2] = Default::default();
         let of_sides = values.iter_mut().zip(&mut sides.bases).zip(questions);
         for (((values, basis), question), on) in of_sides.zip(on) {

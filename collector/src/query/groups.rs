@@ -209,7 +209,7 @@ impl Inner {
             let mut basis = Basis::default();
             for (service, selection) in &members {
                 let sum = (*service, ptype, selection, *window);
-                let mut one = self.one_tree(*service, request.profile.answers())?;
+                let mut one = self.one_tree(*service, request.profile.work())?;
                 let values = self.values(sum, gone, &mut one, &mut basis)?;
                 let of_service = total(&trees::read(&one.tree), &values, &request.profile.choice());
                 size = size.saturating_add(of_service);
@@ -249,7 +249,7 @@ impl Inner {
     ) -> Result<Part, QueryError> {
         let mut part = Part::default();
         for (service, selection) in members {
-            let mut one = self.one_tree(*service, request.answers())?;
+            let mut one = self.one_tree(*service, request.work())?;
             let sum = (*service, ptype, selection, request.window);
             if let Some(values) = self.sum(sum, gone, &mut part.basis, &mut one)? {
                 let choice = Choice {

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 
+use super::admission::Work;
 use super::{Inner, QueryError};
 use crate::memory::Share;
 use crate::store::exact::ExactSums;
@@ -27,23 +28,19 @@ pub(super) struct OneTree {
     is_copy: bool,
     /// Stacks of the epoch that a copy has under their own ids.
     own_stacks: u32,
-    /// How many plain answers over a tree it takes the memory of.
-    answers: usize,
+    /// What it takes memory for.
+    work: Work,
     /// The memory of it all.
     share: Option<Share>,
 }
 
 impl Inner {
     /// The tree that new stacks of `service` are added to, with the memory of
-    /// `answers` answers over it.
-    pub(super) fn one_tree(
-        &self,
-        service: ServiceId,
-        answers: usize,
-    ) -> Result<OneTree, QueryError> {
+    /// `work` over it.
+    pub(super) fn one_tree(&self, service: ServiceId, work: Work) -> Result<OneTree, QueryError> {
         let epoch = self.trees.current(service)?.epoch;
         let tree = self.trees.at(TreeId { service, epoch })?;
-        let share = self.admission.share(&tree, answers)?;
+        let share = self.admission.share(&tree, work)?;
         Ok(OneTree {
             tree,
             service,
@@ -51,7 +48,7 @@ impl Inner {
             is_used: false,
             is_copy: false,
             own_stacks: u32::MAX,
-            answers,
+            work,
             share: Some(share),
         })
     }
@@ -73,7 +70,7 @@ impl Inner {
                 one.epoch = epoch;
                 // Given back before anything is waited for.
                 one.share = None;
-                one.share = Some(self.admission.share(&one.tree, one.answers)?);
+                one.share = Some(self.admission.share(&one.tree, one.work)?);
             }
             (Some(&epoch), 1) if epoch == one.epoch => {}
             (None, _) => {}
@@ -136,7 +133,7 @@ impl Inner {
         }
         // Given back before anything is waited for.
         one.share = None;
-        one.share = Some(self.admission.share_copy(&trees, one.answers)?);
+        one.share = Some(self.admission.share_copy(&trees, one.work)?);
         if !one.is_copy {
             let mut copy = trees::read(&one.tree).clone().limited(usize::MAX);
             // What is not written may come to stand for something else.

@@ -8,6 +8,7 @@ use proto::value_type::Temporality;
 use proto::window::Window;
 use regex::Regex;
 
+use super::admission::Work;
 use super::basis::{Asked, Basis};
 use super::{Inner, QueryError, ServiceName};
 use crate::answer::ProfileAnswer;
@@ -61,11 +62,11 @@ impl ProfileRequest {
         }
     }
 
-    /// How many plain answers it takes the memory of.
-    pub(super) fn answers(&self) -> usize {
+    /// What it takes memory for.
+    pub(super) fn work(&self) -> Work {
         match self.hide {
-            None => 1,
-            Some(_) => 2,
+            None => Work::PLAIN,
+            Some(_) => Work::PLAIN.and(Work::HIDING),
         }
     }
 
@@ -95,7 +96,7 @@ impl Inner {
             let mut basis = Basis::default();
             for (service, _) in &services {
                 let selection = self.select(*service, &request.selector)?;
-                let mut one = self.one_tree(*service, request.answers())?;
+                let mut one = self.one_tree(*service, request.work())?;
                 let sum = (*service, ptype, &selection, request.window);
                 if let Some(values) = self.sum(sum, gone, &mut basis, &mut one)? {
                     let choice = request.choice();

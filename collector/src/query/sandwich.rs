@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use proto::value_type::Temporality;
 
+use super::admission::Work;
 use super::basis::Basis;
 use super::profile::ProfileRequest;
 use super::{Inner, QueryError};
@@ -18,9 +19,6 @@ use crate::tree::CallTree;
 
 /// Functions that are named when nothing is found.
 const MAX_NEAR: usize = 5;
-/// Answers that one for a function takes the memory of: every node of its
-/// samples is built, not only those that are shown.
-const ANSWERS: usize = 4;
 
 /// What is known of all samples, and the tree of those that go through the
 /// function.
@@ -58,7 +56,7 @@ impl Inner {
             let mut found = Found::default();
             for (service, _) in &services {
                 let selection = self.select(*service, &request.selector)?;
-                let mut one = self.one_tree(*service, ANSWERS)?;
+                let mut one = self.one_tree(*service, request.work().and(Work::EVERY_NODE))?;
                 let sum = (*service, ptype, &selection, request.window);
                 let Some(values) = self.sum(sum, gone, &mut found.basis, &mut one)? else {
                     continue;

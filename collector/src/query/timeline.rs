@@ -8,11 +8,10 @@ use std::time::Duration;
 use proto::labels::Selector;
 use proto::value_type::{ProfileType, Temporality};
 
+use super::admission::Work;
 use super::basis::Asked;
 use super::{Inner, QueryError, ServiceName};
 use crate::rollup::read::Selection;
-use crate::rollup::total::Total;
-use crate::store::segment::RangeSum;
 use crate::store::{PtypeId, ServiceId};
 use crate::timeline::{StepValue, Steps};
 
@@ -90,7 +89,9 @@ pub(super) fn answer(
         groups: BTreeMap::new(),
     };
     for (service, _) in services {
-        let _memory = inner.admission.share(&inner.trees.get(service)?, 1)?;
+        let _memory = inner
+            .admission
+            .share(&inner.trees.get(service)?, Work::PLAIN)?;
         for (value, selection) in groups(inner, service, ptype, request)? {
             let points = (answer.groups.len() + 1).saturating_mul(request.steps.count());
             if points > MAX_POINTS {
@@ -138,14 +139,7 @@ fn steps(
 ) -> Result<Vec<StepValue>, QueryError> {
     let mut values = Vec::with_capacity(steps.count());
     for window in (0..steps.count()).filter_map(|at| steps.get(at)) {
-        let mut total = Total::Vectors(RangeSum {
-            cancelled: Some(Arc::clone(gone)),
-            ..RangeSum::default()
-        });
-        inner
-            .reader
-            .add(service, ptype, selection, window, &mut total)?;
-        let Total::Vectors(sum) = total else { continue };
+        let (sum, _) = inner.vectors((service, ptype, selection, window), gone)?;
         let value = sum.sums.iter().fold(0_i128, |all, (kind, of_kind)| {
             let count = of_kind.values.total();
             all.saturating_add(count.saturating_mul(i128::from(kind.weight)))

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// Bytes of a sum that 64 bits do not hold, with its share of the map.
+const BEYOND_BYTES: usize = 48;
+
 /// Sums by a dense id, such as that of a stack; each is 0 until something is added.
 ///
 /// Sums are exact in 128 bits and held at the limit beyond. Nearly all fit 64 bits; of
@@ -27,6 +30,12 @@ impl ExactSums {
     /// Whether no id has room.
     pub fn is_empty(&self) -> bool {
         self.short.is_empty()
+    }
+
+    /// About how many bytes the sums take.
+    pub fn bytes(&self) -> usize {
+        let short = self.short.capacity().saturating_mul(size_of::<i64>());
+        short.saturating_add(self.beyond.len().saturating_mul(BEYOND_BYTES))
     }
 
     /// Makes room for the ids below `length`.

@@ -16,8 +16,8 @@
 //! that a selection was seen as exactly as one over windows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::bytes::{Reader, len, put_varint, put_zigzag};
 use super::exact::ExactSums;
@@ -347,6 +347,16 @@ fn kind_of(sums: &BTreeMap<SegmentKind, Sum>, kind: SegmentKind) -> (SegmentKind
     }
 }
 
+/// Who waits for a sum.
+pub trait Waiter: fmt::Debug + Send + Sync {
+    /// Whether the sum is for nothing: nobody waits any more, or it is too large.
+    fn is_gone(&self) -> bool;
+
+    /// The vectors beside the longest one take so many bytes now. Most sums have one
+    /// vector; others have one per epoch, period and weight.
+    fn holds_more(&self, bytes: usize);
+}
+
 /// Vectors of a selection, added up.
 #[derive(Clone, Debug, Default)]
 pub struct RangeSum {
@@ -357,16 +367,14 @@ pub struct RangeSum {
     /// Stretches of seconds `[from, until)` during which something was
     /// observed; sorted and apart once [`RangeSum::finish`] ran.
     pub seconds: Vec<(u64, u64)>,
-    /// Set by a reader that went away.
-    pub cancelled: Option<Arc<AtomicBool>>,
+    /// Who waits for it, where that may change.
+    pub waiter: Option<Arc<dyn Waiter>>,
 }
 
 impl RangeSum {
     /// Whether nobody waits for the sum any more.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled
-            .as_ref()
-            .is_some_and(|cancelled| cancelled.load(Ordering::Relaxed))
+        self.waiter.as_ref().is_some_and(|waiter| waiter.is_gone())
     }
 
     /// Adds the stored value of a window of `series` that starts at `start_s`,
@@ -414,6 +422,15 @@ impl RangeSum {
         }
         if self.series.last() != Some(&series) {
             self.series.insert(series);
+        }
+        if let Some(waiter) = &self.waiter
+            && self.sums.len() > 1
+        {
+            let bytes = self.sums.values().map(|sum| sum.values.bytes());
+            let (all, longest) = bytes.fold((0_usize, 0), |(all, longest), bytes| {
+                (all.saturating_add(bytes), bytes.max(longest))
+            });
+            waiter.holds_more(all.saturating_sub(longest));
         }
         Ok(())
     }

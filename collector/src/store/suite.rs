@@ -13,7 +13,7 @@ use proto::window::{UnixNanos, Window};
 use super::keys::DAY_S;
 use super::rocks::RocksStore;
 use super::rows::{self, WriterRow};
-use super::segment::{RangeSum, Segment, SegmentKind, Value};
+use super::segment::{RangeSum, Segment, SegmentKind, Value, Waiter};
 use super::trees::{Trees, read, write};
 use super::*;
 
@@ -64,8 +64,12 @@ fn put(store: &dyn Store, windows: Vec<(WindowKey, Vec<u8>)>) {
 }
 
 fn total(store: &dyn Store, series: Option<&[SeriesId]>, window: Window) -> i128 {
+    total_of(store, Tier::Window, series, window)
+}
+
+fn total_of(store: &dyn Store, tier: Tier, series: Option<&[SeriesId]>, window: Window) -> i128 {
     let request = SumRequest {
-        tier: Tier::Window,
+        tier,
         ptype: PtypeId(1),
         service: ServiceId(1),
         series,
@@ -132,6 +136,53 @@ fn any_range_equals_the_sum_of_its_windows() {
                 prop_assert_eq!(found, i128::from(expected));
                 Ok(())
             })
+            .unwrap();
+    });
+}
+
+#[test]
+fn any_range_of_imports_equals_the_sum_of_its_windows() {
+    with_stores(|store| {
+        let places = (0..60).map(|n| (START_S + n * 7_919 % 4_000, n % 7));
+        let places: Vec<(u64, u32)> = places
+            .map(|(start_s, series)| (start_s, u32::try_from(series * series).unwrap()))
+            .collect();
+        let import = |(number, &(start_s, series)): (u32, &(u64, u32))| {
+            let key = WindowKey {
+                tier: Tier::Import,
+                ..key(start_s, series)
+            };
+            (key, value(&[(0, 1 << number)]))
+        };
+        let windows = (0..).zip(&places).map(import);
+        let others = [(1, 2), (2, 1)].map(|(ptype, service)| {
+            let (mut key, value) = import((70, &(START_S, 9)));
+            (key.ptype, key.service) = (PtypeId(ptype), ServiceId(service));
+            (key, value)
+        });
+        put(&*store, windows.chain(others).collect());
+        let chosen = proptest::option::of(proptest::collection::btree_set(0_u32..40, 0..6));
+        let mut runner = TestRunner::new(Config::with_cases(256));
+        runner
+            .run(
+                &(0u64..4_500, 1u64..4_500, chosen),
+                |(offset, length, chosen)| {
+                    let range = START_S + offset..START_S + offset + length;
+                    let is_meant = |(start_s, series): &(u64, u32)| {
+                        range.contains(start_s)
+                            && chosen.as_ref().is_none_or(|chosen| chosen.contains(series))
+                    };
+                    let meant = (0..).zip(&places).filter(|(_, place)| is_meant(place));
+                    let expected: i128 = meant.map(|(number, _)| 1_i128 << number).sum();
+                    let series: Option<Vec<SeriesId>> = chosen
+                        .as_ref()
+                        .map(|chosen| chosen.iter().map(|id| SeriesId(*id)).collect());
+                    let window = window(range.start, range.end);
+                    let found = total_of(&*store, Tier::Import, series.as_deref(), window);
+                    prop_assert_eq!(found, expected);
+                    Ok(())
+                },
+            )
             .unwrap();
     });
 }
@@ -297,6 +348,18 @@ fn a_second_collector_and_a_newer_format_are_refused() {
     ));
 }
 
+/// A reader who went away.
+#[derive(Debug)]
+struct Nobody;
+
+impl Waiter for Nobody {
+    fn is_gone(&self) -> bool {
+        true
+    }
+
+    fn holds_more(&self, _bytes: usize) {}
+}
+
 #[test]
 fn a_sum_stops_when_its_reader_is_gone() {
     with_stores(|store| {
@@ -309,7 +372,7 @@ fn a_sum_stops_when_its_reader_is_gone() {
             window: window(START_S, START_S + 1),
         };
         let mut sum = RangeSum {
-            cancelled: Some(Arc::new(true.into())),
+            waiter: Some(Arc::new(Nobody)),
             ..RangeSum::default()
         };
         let stopped = store.sum(&request, &mut sum).unwrap_err();
