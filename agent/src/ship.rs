@@ -309,11 +309,18 @@ async fn ship(
         }
         let pause = match end {
             End::Drained => return,
-            End::Reset if acked => {
+            End::Reset(hint) => {
                 info!("collector asked for a new dictionary");
-                Duration::ZERO
+                let pause = if acked {
+                    Duration::ZERO
+                } else {
+                    backoff.pause()
+                };
+                // Others were told the same at the same time.
+                let spread =
+                    hint.map(|hint| hint.min(LONGEST_HINT).mul_f64(1.0 + random_fraction()));
+                pause.max(spread.unwrap_or_default())
             }
-            End::Reset => backoff.pause(),
             End::Later(hint) => hint.clamp(FIRST_PAUSE, LONGEST_HINT),
             End::Failed => {
                 client = None;

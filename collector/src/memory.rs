@@ -19,6 +19,8 @@ pub struct Shares {
     pub trees: usize,
     /// Streams and their dictionaries.
     pub dictionaries: usize,
+    /// Batches that arrive, and are not unpacked yet.
+    pub arriving: usize,
     /// Windows that wait for the writer.
     pub waiting: usize,
     /// Queries that run.
@@ -26,7 +28,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Shares out `ceiling` bytes; a sixteenth is left for everything else.
+    /// Shares out `ceiling` bytes; three quarters of a sixteenth are left for everything
+    /// else.
     pub fn of(ceiling: u64) -> Self {
         let part = usize::try_from(ceiling / 16).unwrap_or(usize::MAX / 16);
         Self {
@@ -37,7 +40,8 @@ impl Shares {
             },
             trees: part * 2,
             dictionaries: part * 6,
-            waiting: part,
+            arriving: part / 2,
+            waiting: part / 2,
             queries: part * 3,
         }
     }
@@ -169,6 +173,7 @@ mod tests {
                 + shares.store.recent
                 + shares.trees
                 + shares.dictionaries
+                + shares.arriving
                 + shares.waiting
                 + shares.queries;
             assert!(u64::try_from(sum).unwrap() < ceiling);

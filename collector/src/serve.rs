@@ -337,6 +337,7 @@ pub async fn start_on(
     let disk = Arc::new(AtomicBool::new(false));
     let limits = Limits {
         dictionaries: shares.dictionaries,
+        arriving: shares.arriving,
         waiting: shares.waiting,
         disk: Arc::clone(&disk),
     };

@@ -98,6 +98,8 @@ pub fn unzstd(bytes: &[u8], cap: usize) -> Result<Vec<u8>, CodecError> {
             format: "zstd",
             source,
         })?;
+    // What comes after it would be more than it says of itself.
+    decoder = decoder.single_frame();
     // A window of 8 MiB is more than any batch of ours asks for.
     decoder
         .window_log_max(23)

@@ -48,8 +48,8 @@ const DEFAULT_HINT: Duration = Duration::from_secs(1);
 pub(super) enum End {
     /// Shutdown, and the spool is empty.
     Drained,
-    /// The collector voided the dictionary.
-    Reset,
+    /// The collector voided the dictionary, and may have said when to come again.
+    Reset(Option<Duration>),
     /// The collector has no room for so long.
     Later(Duration),
     /// The stream broke.
@@ -409,7 +409,9 @@ impl<'a> Session<'a> {
     async fn refused(&mut self, refusal: pb::Refusal) -> Result<(), End> {
         let code = refusal.code();
         if code == pb::RefusalCode::DictionaryReset {
-            return Err(End::Reset);
+            let wait = (refusal.retry_after_millis > 0)
+                .then(|| Duration::from_millis(refusal.retry_after_millis));
+            return Err(End::Reset(wait));
         }
         let Some(batch) = self.settle(&refusal.instance, refusal.sequence) else {
             error!(

@@ -28,6 +28,9 @@ pub struct Limits {
     /// beyond it one that wants to grow is ended, so that those that are known well
     /// go on.
     pub dictionaries: usize,
+    /// Bytes of batches that arrive; more stay with their senders, and are told to
+    /// come again when that takes long.
+    pub arriving: usize,
     /// Bytes of windows that wait for the writer; more wait a little, and are
     /// then refused with a retry hint.
     pub waiting: usize,
@@ -76,9 +79,9 @@ impl Intake {
         self.dictionaries.begin()
     }
 
-    /// Bytes that may wait for the writer.
-    pub(super) fn waiting_bytes(&self) -> usize {
-        self.limits.waiting
+    /// Bytes of batches that may arrive.
+    pub(super) fn arriving_bytes(&self) -> usize {
+        self.limits.arriving
     }
 
     /// Whether another stream finds a place.

@@ -6,6 +6,7 @@
 //! of its stream is read when there is room for it; until then it stays with its
 //! sender.
 
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use prost::Message;
 use proto::limits::MAX_MESSAGE_BYTES;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -26,6 +27,8 @@ use crate::listen::STREAM_WINDOW_BYTES;
 const PREFIX_BYTES: usize = 5;
 /// How long a message waits for room. Agents wait a minute for an answer.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// How long a message that has room may bring nothing: others wait for it.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// Memory for messages that are being read, of all streams.
 #[derive(Clone, Debug)]
@@ -35,7 +38,7 @@ pub(super) struct Arriving {
 }
 
 impl Arriving {
-    /// Returns room for `bytes`. A larger message takes all of it.
+    /// Returns room for `bytes`. One message takes half of it at most.
     pub(super) fn new(bytes: usize) -> Self {
         let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX >> 4).max(1);
         let permits = usize::try_from(kib).unwrap_or(usize::MAX >> 4);
@@ -45,12 +48,17 @@ impl Arriving {
         }
     }
 
-    async fn take(&self, bytes: usize, until: Instant) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes / 1024).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(kib.min(self.kib));
-        timeout_at(until, room).await.ok()?.ok()
+    /// Waits for room; `None` when there is none for too long.
+    fn take(&self, bytes: usize) -> Room {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let kib = kib.min(self.kib.div_ceil(2));
+        let room = Arc::clone(&self.room).acquire_many_owned(kib);
+        Box::pin(async move { timeout(PATIENCE, room).await.ok()?.ok() })
     }
 }
+
+/// A wait for room, which keeps its place in the queue.
+type Room = BoxFuture<'static, Option<OwnedSemaphorePermit>>;
 
 /// A request, and its share of the memory for such until it is unpacked.
 #[derive(Debug)]
@@ -64,7 +72,8 @@ pub(super) struct Arrived {
 pub(super) enum ReadError {
     /// It broke, or is not one of requests.
     Broken(Status),
-    /// There was no room for its next message for a while.
+    /// There was no room for its next message for a while, or nothing came while
+    /// it had some.
     NoRoom,
 }
 
@@ -75,7 +84,6 @@ impl From<Status> for ReadError {
 }
 
 /// The requests of one stream.
-#[derive(Debug)]
 pub(super) struct Messages {
     body: Body,
     /// What came of messages that are not whole.
@@ -83,8 +91,10 @@ pub(super) struct Messages {
     arriving: Arriving,
     /// Room for the first message that is not whole.
     room: Option<OwnedSemaphorePermit>,
-    /// When its wait for room ends.
-    until: Option<Instant>,
+    /// Its wait for it.
+    wait: Option<Room>,
+    /// When something came last.
+    heard: Instant,
 }
 
 impl Messages {
@@ -95,8 +105,14 @@ impl Messages {
             received: Vec::new(),
             arriving,
             room: None,
-            until: None,
+            wait: None,
+            heard: Instant::now(),
         }
+    }
+
+    /// When something came last, be it a part of a message.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// The next request; `None` at the end of the stream. Nothing is lost when it is
@@ -109,21 +125,26 @@ impl Messages {
         loop {
             if let Some(length) = self.length()? {
                 if let Some(request) = self.take(length)? {
-                    self.until = None;
                     let room = self.room.take();
                     return Ok(Some(Arrived { request, room }));
                 }
                 let window = usize::try_from(STREAM_WINDOW_BYTES).unwrap_or(usize::MAX);
                 if length > window && self.room.is_none() {
-                    let until = self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
-                    let room = self.arriving.take(length, *until).await;
+                    let wait = self.wait.get_or_insert_with(|| self.arriving.take(length));
+                    let room = wait.await;
+                    self.wait = None;
                     self.room = Some(room.ok_or(ReadError::NoRoom)?);
-                    let missing = (length + PREFIX_BYTES).saturating_sub(self.received.len());
-                    self.received.reserve_exact(missing);
                 }
             }
-            match self.body.frame().await {
+            let frame = match self.room {
+                None => self.body.frame().await,
+                Some(_) => timeout(STALLED, self.body.frame())
+                    .await
+                    .map_err(|_elapsed| ReadError::NoRoom)?,
+            };
+            match frame {
                 Some(frame) => {
+                    self.heard = Instant::now();
                     if let Ok(data) = frame?.into_data() {
                         self.received.extend_from_slice(&data);
                     }
@@ -168,7 +189,7 @@ impl Messages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::stream;
+    use futures_util::{StreamExt as _, stream};
     use http_body_util::StreamBody;
     use hyper::body::{Bytes, Frame};
 
@@ -242,10 +263,27 @@ mod tests {
             beside.arriving = arriving.clone();
             beside
         };
+        // Each takes half of the room, however large it is.
+        let second = beside(&bytes[0]).next().await.unwrap();
         let waited = beside(&bytes[0]).next().await;
         assert!(matches!(waited, Err(ReadError::NoRoom)), "{waited:?}");
         assert!(beside(&bytes[1]).next().await.unwrap().is_some());
-        drop(arrived);
+        drop((arrived, second));
         assert!(beside(&bytes[0]).next().await.unwrap().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_room_and_sends_nothing_gives_it_back() {
+        let length = u32::try_from(MAX_MESSAGE_BYTES).unwrap().to_be_bytes();
+        let prefix = Bytes::from([&[0], &length[..]].concat());
+        let chunks = stream::iter([Ok::<_, Status>(Frame::data(prefix))]);
+        let body = Body::new(StreamBody::new(chunks.chain(stream::pending())));
+        let arriving = Arriving::new(64 << 10);
+        let mut stalled = Messages::new(body, arriving.clone());
+        let ended = stalled.next().await;
+        assert!(matches!(ended, Err(ReadError::NoRoom)), "{ended:?}");
+        assert!(stalled.received.capacity() < 1024, "made for what came");
+        drop(stalled);
+        assert_eq!(arriving.room.available_permits(), 64);
     }
 }

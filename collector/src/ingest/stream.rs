@@ -47,8 +47,6 @@ const SMALL_BODY: u64 = 128 << 10;
 const ENTRY_BYTES: usize = 64;
 /// KiB of bodies that are unpacked at once; a larger one is unpacked alone.
 const UNPACKING_KIB: u32 = 8 << 10;
-/// What part of the memory for waiting windows is for batches that arrive.
-const ARRIVING_PART: usize = 2;
 /// A stream that says nothing for this long is ended; agents send a heartbeat
 /// every 30 s.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -86,7 +84,7 @@ impl IngestService {
     ) -> Self {
         let unpacking = usize::try_from(UNPACKING_KIB).unwrap_or(1);
         Self {
-            arriving: Arriving::new(intake.waiting_bytes() / ARRIVING_PART),
+            arriving: Arriving::new(intake.arriving_bytes()),
             intake,
             clock,
             metrics,
@@ -197,7 +195,10 @@ impl Push {
                 Turn::Answered(outcome) => {
                     let owed = self.waiting.pop_front()?;
                     self.metrics.ack_times.observe(owed.arrived.elapsed());
-                    lock(&self.dictionary).recount();
+                    // While the writer has it, a later answer counts what it took.
+                    if let Ok(mut dictionary) = self.dictionary.try_lock() {
+                        dictionary.recount();
+                    }
                     self.intake.count(&outcome);
                     if let Outcome::Refused { code, .. } = &outcome
                         && *code == pb::RefusalCode::DictionaryReset
@@ -233,6 +234,8 @@ impl Push {
                         outcome,
                     });
                 }
+                // Parts of a message came meanwhile.
+                Turn::Silent if self.inbound.heard().elapsed() < SILENCE => {}
                 Turn::Silent => {
                     self.state = State::Ended;
                     let message = "nothing was heard from the agent for two minutes";
@@ -256,13 +259,14 @@ impl Push {
                 None => std::future::pending().await,
             }
         };
+        let silent = self.inbound.heard() + SILENCE;
         let inbound = &mut self.inbound;
         Some(tokio::select! {
             biased;
             outcome = owed, if has_owed => Turn::Answered(outcome),
             () = self.shutdown.cancelled(), if may_read => Turn::Read(Ok(None)),
             read = inbound.next(), if may_read => Turn::Read(read),
-            () = tokio::time::sleep(SILENCE), if may_read && !has_owed => Turn::Silent,
+            () = tokio::time::sleep_until(silent), if may_read && !has_owed => Turn::Silent,
         })
     }
 

@@ -238,7 +238,8 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(submissions.len());
         for submission in &submissions {
             outcomes.push(self.prepare(submission, now, &mut pending));
-            if pending.tree_bytes() > self.trees.budget_bytes() / TREES_OF_GROUP {
+            let has_several = pending.trees.len() > 1;
+            if has_several && pending.tree_bytes() > self.trees.budget_bytes() / TREES_OF_GROUP {
                 break;
             }
         }

@@ -36,6 +36,11 @@ const BLOCK_BYTES: usize = 32 << 10;
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 /// Bytes of the log after which the oldest buffers are flushed.
 const LOG_BYTES: u64 = 256 << 20;
+/// Bytes of a file. What is new belongs behind what a family has, so of large files
+/// the last would be written again and again.
+const FILE_BYTES: u64 = 16 << 20;
+/// Flushed files of a family that are merged together.
+const FLUSHED_FILES: i32 = 8;
 /// Level of the engine's final compression: stored values are dense already, and a
 /// higher one takes twice the time for 3 % of the bytes.
 const ZSTD_LEVEL: i32 = 1;
@@ -107,6 +112,8 @@ fn family_options(cache: &Cache) -> Options {
     options.set_bottommost_compression_options(WINDOW_BITS, ZSTD_LEVEL, 0, 0, true);
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_target_file_size_base(FILE_BYTES);
+    options.set_level_zero_file_num_compaction_trigger(FLUSHED_FILES);
     options
 }
 

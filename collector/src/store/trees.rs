@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::rows::EpochRow;
 use super::tree::ServiceTree;
@@ -28,6 +28,8 @@ struct State {
     held: FxHashMap<TreeId, Held>,
     /// What new stacks of services are added to, where that was asked.
     current: FxHashMap<ServiceId, EpochRow>,
+    /// Trees that were full when they were dropped.
+    full: FxHashSet<TreeId>,
     turn: u64,
 }
 
@@ -71,6 +73,9 @@ impl State {
             });
             if idle && let Some(held) = self.held.remove(&id) {
                 total -= held.bytes;
+                if read(&held.tree).is_full() {
+                    self.full.insert(id);
+                }
             }
         }
     }
@@ -127,10 +132,13 @@ impl Trees {
         self.at(TreeId { service, epoch })
     }
 
-    /// A tree, if it is in memory.
-    pub fn held(&self, id: TreeId) -> Option<SharedTree> {
+    /// Whether a tree takes nothing more, as far as was seen since the start.
+    pub fn is_full(&self, id: TreeId) -> bool {
         let state = self.state();
-        state.held.get(&id).map(|held| Arc::clone(&held.tree))
+        let held = state.held.get(&id).map(|held| Arc::clone(&held.tree));
+        let was_full = state.full.contains(&id);
+        drop(state);
+        was_full || held.is_some_and(|tree| read(&tree).is_full())
     }
 
     /// A tree of `service`, read from the store when it is not in memory.
@@ -185,6 +193,7 @@ impl Trees {
     pub fn forget(&self, service: ServiceId) {
         let mut state = self.state();
         state.held.retain(|id, _| id.service != service);
+        state.full.retain(|id| id.service != service);
         state.current.remove(&service);
     }
 
@@ -206,7 +215,9 @@ impl Trees {
                 epoch: row.epoch,
             };
             self.store.forget_tree(id)?;
-            self.state().held.remove(&id);
+            let mut state = self.state();
+            state.held.remove(&id);
+            state.full.remove(&id);
             removed += 1;
         }
         Ok(removed)

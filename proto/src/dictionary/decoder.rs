@@ -212,6 +212,13 @@ impl Decoder {
     }
 
     fn add(&mut self, dictionary: pb::Dictionary) -> Result<(), DictionaryError> {
+        // Before anything is made of them.
+        let entries = dictionary.strings.len() + dictionary.frames.len() + dictionary.stacks.len();
+        check_size(
+            "number of dictionary entries",
+            entries,
+            MAX_DICTIONARY_ENTRIES,
+        )?;
         // Only frames of this very batch name them.
         let strings = Strings::of(dictionary.strings)?;
         self.bytes += strings.cost;

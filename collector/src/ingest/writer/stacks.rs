@@ -35,12 +35,8 @@ impl Writer {
         let old = TreeId { service, epoch };
         let now_s = u64::try_from(now.seconds()).unwrap_or(0);
         let is_renamed = before.rules != Some(self.rules.bits());
-        // A tree that is not in memory was not added to lately.
-        let is_over = now_s.saturating_sub(before.since_s) >= LEAST_EPOCH_S
-            && self
-                .trees
-                .held(old)
-                .is_some_and(|tree| trees::read(&tree).is_full());
+        let is_over =
+            now_s.saturating_sub(before.since_s) >= LEAST_EPOCH_S && self.trees.is_full(old);
         if is_renamed || is_over {
             let tree = self.tree(old, pending)?;
             if trees::read(&tree).stack_count() > 0 {

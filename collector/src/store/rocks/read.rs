@@ -94,11 +94,15 @@ impl RocksStore {
         if from >= until {
             return Ok(());
         }
-        if request.tier == Tier::Window
-            && let Some(minutes) =
-                self.recent()
-                    .minutes((request.ptype, request.service), from, until)
-        {
+        let recent = match request.tier {
+            Tier::Window => {
+                let subject = (request.ptype, request.service);
+                self.recent().minutes(subject, from, until)
+            }
+            _ => None,
+        };
+        // Nothing is locked while they are visited.
+        if let Some(minutes) = recent {
             for minute in minutes {
                 minute.visit(request, (from, until), &mut visit)?;
             }

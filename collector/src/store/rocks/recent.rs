@@ -19,6 +19,9 @@ use crate::store::{PtypeId, SeriesId, ServiceId, SumRequest, WindowKey, WriterId
 /// Bytes that a window takes beside its value, about.
 const ENTRY_BYTES: usize = 96;
 
+/// Bytes that a subject takes in a minute beside its windows, about.
+const SUBJECT_BYTES: usize = 512;
+
 /// Windows of one type of one service.
 type Subject = (PtypeId, ServiceId);
 /// Where a window lies within a minute of its subject.
@@ -32,10 +35,12 @@ pub(super) struct Minute {
 }
 
 impl Minute {
-    fn put(&mut self, place: Place, value: &[u8]) {
-        let start = self.values.len();
+    /// Returns how many bytes it takes more.
+    fn put(&mut self, place: Place, value: &[u8]) -> usize {
+        let (start, room) = (self.values.len(), self.values.capacity());
         self.values.extend_from_slice(value);
         self.places.insert(place, start..self.values.len());
+        self.values.capacity() - room + ENTRY_BYTES
     }
 
     fn get(&self, place: &Place) -> Option<&[u8]> {
@@ -125,9 +130,11 @@ impl Recent {
         }
         let minute = self.minutes.entry(Tier::Minute.bucket(key.start_s));
         let minute = minute.or_default();
+        let subjects = minute.subjects.len();
         let held = minute.subjects.entry(subject).or_default();
-        Arc::make_mut(held).put((key.series, key.start_s, key.writer), value);
-        let bytes = value.len() + ENTRY_BYTES;
+        let place = (key.series, key.start_s, key.writer);
+        let mut bytes = Arc::make_mut(held).put(place, value);
+        bytes += (minute.subjects.len() - subjects) * SUBJECT_BYTES;
         minute.bytes += bytes;
         self.bytes += bytes;
         while self.bytes > self.limit
@@ -319,7 +326,7 @@ mod tests {
             series: SeriesId(1),
             writer: WriterId(1),
         };
-        let mut recent = Recent::new(3 * (ENTRY_BYTES + 100));
+        let mut recent = Recent::new(3 * (SUBJECT_BYTES + ENTRY_BYTES + 100));
         recent.put(&key(60), &[0; 100]);
         assert_eq!(recent.window(&key(60)), None, "it was not told since when");
         recent.begin(subject, 60);

@@ -99,9 +99,11 @@ impl RocksStore {
         let mut options = WriteOptions::default();
         options.set_sync(!group.may_be_lost);
         self.db.write_opt(batch, &options).map_err(write_error)?;
-        let mut recent = self.recent_to_change();
-        for (key, value) in windows {
-            recent.put(key, value);
+        if !windows.is_empty() {
+            let mut recent = self.recent_to_change();
+            for (key, value) in windows {
+                recent.put(key, value);
+            }
         }
         Ok(())
     }
