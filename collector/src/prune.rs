@@ -12,7 +12,7 @@ use regex::Regex;
 use rustc_hash::FxHashMap;
 
 use crate::top::Functions;
-use crate::tree::CallTree;
+use crate::tree::{CallTree, Taken};
 
 /// Function name of the nodes that stand for what was pruned.
 pub const OTHER: &str = "other";
@@ -134,12 +134,12 @@ pub(crate) fn fold_lines_by(tree: &CallTree, sizes: &[Weight]) -> Smaller {
 /// A tree that is made of frames of another, and of [`OTHER`].
 struct Part<'t> {
     tree: CallTree,
-    whole: &'t CallTree,
-    /// Per frame of the whole, and of `other` beyond them: its id in the part.
-    frames: Vec<Option<u32>>,
+    frames: Taken<'t>,
     /// The frame called [`OTHER`]: one of the whole, which may have been pruned
     /// before, or the id after its last one.
     other: u32,
+    /// Its id in the part, when the whole has none.
+    new_other: Option<u32>,
 }
 
 impl<'t> Part<'t> {
@@ -149,25 +149,22 @@ impl<'t> Part<'t> {
         let other = known.unwrap_or(whole.frames().len());
         Self {
             tree: CallTree::new(),
-            whole,
-            frames: vec![None; whole.frames().len() + 1],
+            frames: Taken::from(whole),
             other: u32::try_from(other).unwrap_or(u32::MAX),
+            new_other: None,
         }
     }
 
     /// Adds a node with frame `frame` that `parent` does not have. Returns its index.
     fn append(&mut self, parent: usize, frame: u32) -> usize {
-        let text = || match self.whole.frames().get(index(frame)) {
-            Some(text) => text.clone(),
-            None => Frame::named(FrameKind::Synthetic, OTHER),
-        };
-        let known = self.frames.get(index(frame)).copied().flatten();
-        let own = known.unwrap_or_else(|| self.tree.append_frame(text()));
-        if let Some(slot) = self.frames.get_mut(index(frame)) {
-            *slot = Some(own);
-        }
+        let frame = self.frames.id(&mut self.tree, frame).unwrap_or_else(|| {
+            *self.new_other.get_or_insert_with(|| {
+                let other = Frame::named(FrameKind::Synthetic, OTHER);
+                self.tree.append_frame(other)
+            })
+        });
         let parent = u32::try_from(parent).unwrap_or(u32::MAX);
-        index(self.tree.append_child(parent, own))
+        index(self.tree.append_child(parent, frame))
     }
 }
 

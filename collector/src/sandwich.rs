@@ -22,7 +22,7 @@ use regex::Regex;
 use crate::flatten::pattern;
 use crate::prune::OTHER;
 use crate::top::{Functions, name_of};
-use crate::tree::CallTree;
+use crate::tree::{CallNode, CallTree, Taken};
 
 pub use answer::SandwichAnswer;
 
@@ -131,7 +131,7 @@ enum Place {
     /// No match here or above.
     Outside,
     /// At this node of the callees tree.
-    Inside(usize),
+    Inside(u32),
 }
 
 fn index(id: u32) -> usize {
@@ -147,22 +147,27 @@ fn callers_of(
 ) -> (CallTree, u64) {
     // The heaviest first, so that the lightest lose their callers.
     matches.sort_by_key(|&(at, value)| (Reverse(value.unsigned_abs()), at));
-    let other = Frame::named(FrameKind::Synthetic, OTHER);
     let mut callers = CallTree::new();
+    let mut frames = Taken::from(tree);
+    let mut other = None;
     let mut cut = 0_u64;
     for (at, value) in matches {
-        let mut path: Vec<&Frame> = Vec::new();
-        let mut here = at;
-        while let Some(frame) = tree.frame_of(here) {
-            path.push(frame);
-            here = tree.nodes().get(here).map_or(0, |node| index(node.parent));
+        let is_cut = callers.nodes().len() >= max_nodes;
+        let mut place = 0;
+        let mut here = tree.nodes().get(at);
+        while let Some(CallNode { parent, frame, .. }) = here
+            && let Some(frame) = frame.and_then(|frame| frames.id(&mut callers, frame))
+        {
+            place = callers.child_of(place, frame);
+            here = tree.nodes().get(index(*parent)).filter(|_| !is_cut);
         }
-        if callers.nodes().len() >= max_nodes {
-            path.truncate(1);
-            path.push(&other);
+        if is_cut {
+            let add = || callers.append_frame(Frame::named(FrameKind::Synthetic, OTHER));
+            let other = *other.get_or_insert_with(add);
+            place = callers.child_of(place, other);
             cut = cut.saturating_add(1);
         }
-        callers.add(path.into_iter(), value);
+        callers.add_self(index(place), value);
     }
     (callers, cut)
 }
@@ -183,6 +188,7 @@ pub fn sandwich(tree: &CallTree, subject: &Subject) -> Sandwich {
         .collect();
     let totals = tree.totals();
     let mut places = vec![Place::Outside; tree.nodes().len()];
+    let mut frames = Taken::from(tree);
     let mut found = Sandwich {
         functions: Vec::new(),
         flat: 0,
@@ -193,7 +199,7 @@ pub fn sandwich(tree: &CallTree, subject: &Subject) -> Sandwich {
         callees: CallTree::new(),
     };
     for (at, node) in tree.nodes().iter().enumerate().skip(1) {
-        let Some(frame) = tree.frame_of(at) else {
+        let (Some(frame), Some(text)) = (node.frame, tree.frame_of(at)) else {
             continue;
         };
         let function = functions.of_node(tree, at);
@@ -209,14 +215,17 @@ pub fn sandwich(tree: &CallTree, subject: &Subject) -> Sandwich {
                 0
             }
         };
-        let place = found.callees.child(parent, frame);
-        found.callees.add_self(place, node.self_value);
+        let Some(frame) = frames.id(&mut found.callees, frame) else {
+            continue;
+        };
+        let place = found.callees.child_of(parent, frame);
+        found.callees.add_self(index(place), node.self_value);
         if let Some(slot) = places.get_mut(at) {
             *slot = Place::Inside(place);
         }
         if matches {
             found.flat = found.flat.saturating_add(node.self_value);
-            found.functions.push(name_of(frame));
+            found.functions.push(name_of(text));
         }
     }
     found.functions.sort_unstable();

@@ -215,3 +215,32 @@ impl CallTree {
         children
     }
 }
+
+/// Takes frames over from one tree to others, without looking at their texts again.
+#[derive(Debug)]
+pub(crate) struct Taken<'t> {
+    from: &'t CallTree,
+    /// Per frame of `from`: its id in the other tree.
+    ids: Vec<Option<u32>>,
+}
+
+impl<'t> Taken<'t> {
+    /// Nothing yet of `from`.
+    pub(crate) fn from(from: &'t CallTree) -> Self {
+        Self {
+            from,
+            ids: vec![None; from.frames.len()],
+        }
+    }
+
+    /// The id in `to` of frame `frame`, which `to` has only from here; appended when it
+    /// is new. `None` if there is no such frame.
+    pub(crate) fn id(&mut self, to: &mut CallTree, frame: u32) -> Option<u32> {
+        let known = self.ids.get_mut(index(frame))?;
+        if known.is_none() {
+            let frame = self.from.frames.get(index(frame))?;
+            *known = Some(to.append_frame(frame.clone()));
+        }
+        *known
+    }
+}

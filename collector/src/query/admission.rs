@@ -119,7 +119,7 @@ impl Work {
     };
     /// More for one in which every node is built, between callers and callees.
     pub(super) const EVERY_NODE: Self = Self {
-        of_node: 512,
+        of_node: 240,
         of_stack: 0,
     };
 

@@ -408,7 +408,8 @@ async fn labels_and_types_are_those_of_the_range() {
 async fn what_takes_more_memory_than_there_is_is_refused() {
     let server = Server::start_with(|config, _| config.store.max_memory_bytes = 64 << 20).await;
     let names: Vec<String> = (0..26_000).map(|at| format!("f{at}")).collect();
-    let stacks: Vec<[&str; 2]> = names.iter().map(|name| ["main.main", name]).collect();
+    let stacks = names.iter().map(|name| ["main.main", name, name]);
+    let stacks: Vec<[&str; 3]> = stacks.collect();
     let samples: Vec<(&[&str], i64)> = stacks.iter().map(|stack| (&stack[..], 1)).collect();
     let instance = [4; 16];
     let mut pusher = Pusher::connect(&server.url(), instance).await.unwrap();
