@@ -462,6 +462,38 @@ mod tests {
     use proptest::prelude::*;
 
     /// A service's tree and, by stack id, values; and the call tree they mean.
+    #[test]
+    fn the_largest_nodes_are_kept_and_about_half_as_many_as_asked_for() {
+        let mut tree = ServiceTree::new(ServiceId(1), Epoch(0));
+        let mut values = ExactSums::default();
+        for size in 1..=1_000_u32 {
+            let frame = Frame::named(FrameKind::Go, &format!("f{size}"));
+            let stack = tree.intern([&frame].into_iter());
+            values.reach(index(stack) + 1);
+            values.add(stack, i128::from(size));
+        }
+        let mut out = CallTree::new();
+        let choice = Choice {
+            max_nodes: 100,
+            ..Choice::ALL
+        };
+        let flattened = flatten(&mut out, &tree, &values, &choice);
+        let mut kept: Vec<u32> = out
+            .frames()
+            .iter()
+            .filter_map(|frame| frame.function.strip_prefix('f')?.parse().ok())
+            .collect();
+        kept.sort_unstable();
+        // Sizes within a sixteenth of a power of two are one step.
+        assert!((18..=50).contains(&kept.len()), "{}", kept.len());
+        let largest: Vec<u32> = (1_001 - u32::try_from(kept.len()).unwrap()..=1_000).collect();
+        assert_eq!(kept, largest);
+        assert_eq!(
+            flattened.folded_nodes,
+            1_000 - u64::try_from(kept.len()).unwrap()
+        );
+    }
+
     fn both(samples: &[(Vec<String>, i128)]) -> (ServiceTree, ExactSums, CallTree) {
         let mut tree = ServiceTree::new(ServiceId(1), Epoch(0));
         let mut values = ExactSums::default();

@@ -101,38 +101,60 @@ impl Admission {
 pub(super) struct Work {
     of_node: usize,
     of_stack: usize,
+    /// Nodes that are built at most.
+    built: usize,
 }
 
+/// What a node that is built takes: its place, its frame, and what is made of it.
+const BUILT_BYTES: usize = 150;
+
 impl Work {
-    /// An answer with few nodes: of each node of the tree its size, its place and what
+    /// An answer whose nodes are not counted yet: of each node of the tree its size, its place and what
     /// is above it; of each stack its sum as stored and in units, in vectors that grow
     /// to twice their length, and its node.
     pub(super) const PLAIN: Self = Self {
         of_node: 12,
         of_stack: 40,
+        built: 0,
     };
     /// More for one without some frames: another tree, how its nodes are found, and
     /// values by node.
     pub(super) const HIDING: Self = Self {
         of_node: 72,
         of_stack: 0,
+        built: 0,
     };
     /// More for one in which every node is built, between callers and callees.
     pub(super) const EVERY_NODE: Self = Self {
         of_node: 240,
         of_stack: 0,
+        built: 0,
     };
 
+    /// This, with up to `nodes` nodes that are built.
+    pub(super) fn building(self, nodes: usize) -> Self {
+        Self {
+            built: self.built.saturating_add(nodes),
+            ..self
+        }
+    }
+
     /// This and `other` at one time.
-    pub(super) const fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         Self {
             of_node: self.of_node + other.of_node,
             of_stack: self.of_stack + other.of_stack,
+            built: self.built.saturating_add(other.built),
         }
     }
 
     fn bytes(self, tree: &ServiceTree) -> usize {
         let nodes = tree.node_count().saturating_mul(self.of_node);
+        let built = tree
+            .node_count()
+            .min(self.built)
+            .saturating_mul(BUILT_BYTES);
+        let nodes = nodes.saturating_add(built);
         nodes.saturating_add(tree.stack_count().saturating_mul(self.of_stack))
     }
 }

@@ -249,7 +249,7 @@ impl Inner {
     ) -> Result<Part, QueryError> {
         let mut part = Part::default();
         for (service, selection) in members {
-            let mut one = self.one_tree(*service, request.work())?;
+            let mut one = self.one_tree(*service, request.work().building(TOP_NODES))?;
             let sum = (*service, ptype, selection, request.window);
             if let Some(values) = self.sum(sum, gone, &mut part.basis, &mut one)? {
                 let choice = Choice {

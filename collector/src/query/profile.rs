@@ -64,9 +64,10 @@ impl ProfileRequest {
 
     /// What it takes memory for.
     pub(super) fn work(&self) -> Work {
+        let work = Work::PLAIN.building(self.node_limit());
         match self.hide {
-            None => Work::PLAIN,
-            Some(_) => Work::PLAIN.and(Work::HIDING),
+            None => work,
+            Some(_) => work.and(Work::HIDING),
         }
     }
 

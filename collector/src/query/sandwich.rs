@@ -8,6 +8,7 @@ use proto::value_type::Temporality;
 
 use super::admission::Work;
 use super::basis::Basis;
+use super::one_tree::OneTree;
 use super::profile::ProfileRequest;
 use super::{Inner, QueryError};
 use crate::flatten::{Choice, flatten, functions};
@@ -27,6 +28,8 @@ struct Found {
     tree: CallTree,
     total: i128,
     basis: Basis,
+    /// The memory of `tree` and what is made of it.
+    held: Vec<OneTree>,
     /// Functions of other samples that are like what was asked for.
     near: Vec<(usize, String)>,
 }
@@ -80,6 +83,7 @@ impl Inner {
                     let like = like.into_iter().map(|(far, name)| (far, name.to_owned()));
                     found.near.extend(like);
                 }
+                found.held.push(one);
             }
             Ok((found.basis.windows(), found))
         })?;
