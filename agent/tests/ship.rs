@@ -377,7 +377,7 @@ async fn acknowledged_batches_leave_the_spool_and_names_go_once() {
             authorization,
         } => {
             assert_eq!(authorization.as_deref(), Some("Bearer secret"));
-            assert_eq!(hello.protocol_version, 1);
+            assert_eq!(hello.protocol_version, 2);
             assert_eq!(hello.instance, ONE);
             assert_eq!(hello.send_time_unix_nanos, FixedClock.now().get());
             assert_eq!(hello.capabilities[0].name, "perf_event_open");
