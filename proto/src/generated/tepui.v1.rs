@@ -500,7 +500,7 @@ pub struct BatchBody {
     /// The stream's dictionary is emptied before `dictionary` is added.
     #[prost(bool, tag = "1")]
     pub reset: bool,
-    /// New entries. Ids count up from 0 in stream order, per kind.
+    /// New entries. Ids of frames and of stacks count up from 0 in stream order.
     #[prost(message, optional, tag = "2")]
     pub dictionary: ::core::option::Option<Dictionary>,
     /// Label sets that the windows of this batch name by index.
@@ -511,6 +511,7 @@ pub struct BatchBody {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Dictionary {
+    /// What the frames of this batch name, by index; no later batch names them.
     #[prost(string, repeated, tag = "1")]
     pub strings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "2")]
@@ -518,8 +519,8 @@ pub struct Dictionary {
     #[prost(message, repeated, tag = "3")]
     pub stacks: ::prost::alloc::vec::Vec<Stack>,
 }
-/// String fields are ids of the stream's strings; 0 is the first string sent,
-/// so each is shifted by one: 0 means "none".
+/// String fields are indices of the batch's strings, shifted by one: 0 means
+/// "none".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Frame {
     #[prost(enumeration = "FrameKind", tag = "1")]
