@@ -75,6 +75,8 @@ pub struct DiffTree {
     // Equal but for their values: a node's index is the same in both.
     base: CallTree,
     new: CallTree,
+    /// Whether no two nodes of one parent are known to be of one function.
+    is_by_function: bool,
 }
 
 /// One function on both sides.
@@ -155,22 +157,25 @@ impl DiffTree {
     pub fn new(base: &CallTree, new: &CallTree) -> Self {
         if base.is_alike(new) {
             let selves = base.nodes().iter().map(|node| node.self_value);
-            return Self {
-                base: new.with_selves(selves),
-                new: new.clone(),
-            };
+            return Self::of_sides(new.with_selves(selves), new.clone());
         }
         let own =
             |tree: &CallTree, at: usize| tree.nodes().get(at).map_or(0, |node| node.self_value);
-        let mut union = Self {
-            base: CallTree::new(),
-            new: CallTree::new(),
-        };
+        let mut union = Self::of_sides(CallTree::new(), CallTree::new());
         hang(&mut union.base, base, |at| own(base, at));
         hang(&mut union.new, base, |_| 0);
         hang(&mut union.base, new, |_| 0);
         hang(&mut union.new, new, |at| own(new, at));
         union
+    }
+
+    /// The comparison of two trees that are alike.
+    fn of_sides(base: CallTree, new: CallTree) -> Self {
+        Self {
+            base,
+            new,
+            is_by_function: false,
+        }
     }
 
     /// The base's values; its nodes and frames have the indices of
@@ -223,7 +228,7 @@ impl DiffTree {
         let values = scaled(&self.base, &selves.collect::<Vec<_>>(), ratio);
         Self {
             base: self.base.with_selves(values),
-            new: self.new.clone(),
+            ..self.clone()
         }
     }
 
@@ -232,9 +237,15 @@ impl DiffTree {
     /// frame of the new side, or of the base when the new has none.
     #[must_use]
     pub fn fold_lines(&self) -> Self {
+        if self.is_by_function {
+            return self.clone();
+        }
         let sizes = prune::sizes(&self.new).into_iter();
         let sizes: Vec<_> = sizes.zip(prune::sizes(&self.base)).collect();
-        self.smaller(prune::fold_lines_by(&self.new, &sizes)).0
+        Self {
+            is_by_function: true,
+            ..self.smaller(prune::fold_lines_by(&self.new, &sizes)).0
+        }
     }
 
     /// Returns at most `max_nodes` nodes of this tree, with the root and the
@@ -254,14 +265,22 @@ impl DiffTree {
             .zip(self.changed())
             .map(|((base, new), changed)| base.max(new).max(changed))
             .collect();
-        self.smaller(prune::prune_by(&self.new, &sizes, max_nodes))
+        let (smaller, pruned_nodes) = self.smaller(prune::prune_by(&self.new, &sizes, max_nodes));
+        // A function may be called as what was pruned is.
+        let frames = smaller.new.frames().iter();
+        let others = frames.filter(|frame| *frame.function == *prune::OTHER);
+        let is_by_function = self.is_by_function && others.count() < 2;
+        let smaller = Self {
+            is_by_function,
+            ..smaller
+        };
+        (smaller, pruned_nodes)
     }
 
     /// The tree that `smaller` makes of the new side, with the base in it.
     fn smaller(&self, smaller: Smaller) -> (Self, u64) {
         let base = moved(&smaller.tree, &self.base, &smaller.places);
-        let new = smaller.tree;
-        (Self { base, new }, smaller.pruned_nodes)
+        (Self::of_sides(base, smaller.tree), smaller.pruned_nodes)
     }
 
     /// Returns the functions of both sides, largest change of flat first, then

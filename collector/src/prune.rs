@@ -94,16 +94,27 @@ pub(crate) fn fold_lines_by(tree: &CallTree, sizes: &[Weight]) -> Smaller {
             pruned_nodes: 0,
         };
     }
-    // The same frame under one merged parent may come from several nodes.
-    let mut frame_sizes: FxHashMap<(usize, u32), Weight> = FxHashMap::default();
-    frame_sizes.reserve(nodes.len());
-    for ((node, &place), more) in nodes.iter().zip(&places).zip(sizes) {
-        if let Some(frame) = node.frame {
-            let size = frame_sizes.entry((place, frame)).or_default();
-            *size = (size.0.saturating_add(more.0), size.1.saturating_add(more.1));
+    let mut nodes_at = vec![0_u32; parents.len()];
+    for &place in &places {
+        if let Some(count) = nodes_at.get_mut(place) {
+            *count = count.saturating_add(1);
         }
     }
+    // The frame of a merged node: that of its only node, or the largest.
     let mut best: Vec<Option<(Weight, u32)>> = vec![None; parents.len()];
+    // The same frame under one merged parent may come from several nodes.
+    let mut frame_sizes: FxHashMap<(usize, u32), Weight> = FxHashMap::default();
+    for ((node, &place), &more) in nodes.iter().zip(&places).zip(sizes) {
+        let (Some(frame), Some(best)) = (node.frame, best.get_mut(place)) else {
+            continue;
+        };
+        if nodes_at.get(place) == Some(&1) {
+            *best = Some((more, frame));
+            continue;
+        }
+        let size = frame_sizes.entry((place, frame)).or_default();
+        *size = (size.0.saturating_add(more.0), size.1.saturating_add(more.1));
+    }
     for (&(place, frame), &size) in &frame_sizes {
         let frame_at = |frame: u32| tree.frames().get(index(frame));
         let Some(best) = best.get_mut(place) else {

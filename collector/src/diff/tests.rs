@@ -537,6 +537,42 @@ proptest! {
     }
 
     #[test]
+    fn what_is_by_function_need_not_be_folded_again(
+        base in samples(), new in samples(), max_nodes in 1usize..20,
+    ) {
+        // A function called as what is pruned.
+        let tree = |samples: &Samples| {
+            let mut tree = CallTree::new();
+            for (stack, value) in samples {
+                let name = |name: &u8| if *name == 3 { "other".to_owned() } else { format!("f{name}") };
+                let frames = stack.iter().map(|(of, line)| frame(&format!("{}:{line}", name(of))));
+                tree.add(frames.collect::<Vec<_>>().iter(), *value);
+            }
+            tree
+        };
+        let folded = DiffTree::new(&tree(&base), &tree(&new)).fold_lines();
+        let (pruned, _) = folded.prune(max_nodes);
+        for tree in [folded, pruned] {
+            let anew = DiffTree::of_sides(tree.base_side().clone(), tree.new_side().clone());
+            prop_assert_eq!(text(&tree.fold_lines()), text(&anew.fold_lines()));
+        }
+    }
+
+    #[test]
+    fn trees_that_are_alike_compare_as_others_do(
+        samples in samples(), selves in prop::collection::vec(-9i128..99, 0..60),
+    ) {
+        let base = tree_of(&samples);
+        let new = base.with_selves(selves);
+        prop_assert!(base.is_alike(&new));
+        let other = tree_of(&samples.into_iter().rev().collect());
+        let mut unlike = CallTree::new();
+        hang(&mut unlike, &other, |_| 0);
+        hang(&mut unlike, &new, |at| new.nodes()[at].self_value);
+        prop_assert_eq!(text(&DiffTree::new(&base, &new)), text(&DiffTree::new(&base, &unlike)));
+    }
+
+    #[test]
     fn scaling_is_off_by_less_than_one_in_every_subtree(
         samples in samples(), numerator in 1u128..1000, denominator in 1u128..1000,
     ) {

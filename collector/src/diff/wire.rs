@@ -102,7 +102,7 @@ impl DiffAnswer {
             scale: Ratio::parse(&wire.scale).ok_or(AnswerError::Damaged("its scale is none"))?,
             base: side_from_wire(wire.base)?,
             new: side_from_wire(wire.new)?,
-            tree: DiffTree { base, new },
+            tree: DiffTree::of_sides(base, new),
             pruned_nodes: wire.pruned_nodes,
             notes: wire.notes,
         })

@@ -115,8 +115,18 @@ impl ExactSums {
     pub fn absorb(&mut self, other: &Self, factor: i128) {
         self.reach(other.len());
         for (id, value) in other.held() {
-            self.add(id, value.saturating_mul(factor));
+            self.add(id, times(value, factor));
         }
+    }
+}
+
+/// The product, held at the limit of 128 bits.
+#[inline]
+fn times(value: i128, factor: i128) -> i128 {
+    match (i64::try_from(value), i64::try_from(factor)) {
+        // Two of 64 bits never pass the limit, which takes long to find out.
+        (Ok(value), Ok(factor)) => i128::from(value).wrapping_mul(factor.into()),
+        _ => value.saturating_mul(factor),
     }
 }
 
