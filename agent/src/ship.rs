@@ -250,6 +250,11 @@ impl Backoff {
     }
 }
 
+/// Between one and two times a hint, since others were told the same at the same time.
+fn spread(hint: Duration) -> Duration {
+    hint.min(LONGEST_HINT).mul_f64(1.0 + random_fraction())
+}
+
 /// Between 0 and 1; a half when the system has no randomness.
 fn random_fraction() -> f64 {
     let mut bytes = [0; 4];
@@ -316,10 +321,7 @@ async fn ship(
                 } else {
                     backoff.pause()
                 };
-                // Others were told the same at the same time.
-                let spread =
-                    hint.map(|hint| hint.min(LONGEST_HINT).mul_f64(1.0 + random_fraction()));
-                pause.max(spread.unwrap_or_default())
+                pause.max(hint.map_or(Duration::ZERO, spread))
             }
             End::Later(hint) => hint.clamp(FIRST_PAUSE, LONGEST_HINT),
             End::Failed => {
@@ -360,4 +362,20 @@ async fn stream<'a>(
     })?;
     let hello = config.hello(spool.instance(), clock);
     Session::open(open, authorization, hello, spool, clock, shutdown).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_is_kept_spread_and_bounded() {
+        for hint in [Duration::ZERO, Duration::from_secs(10)] {
+            for _ in 0..100 {
+                let wait = spread(hint);
+                assert!((hint..=hint * 2).contains(&wait), "{hint:?} {wait:?}");
+            }
+        }
+        assert!(spread(Duration::MAX) <= LONGEST_HINT * 2);
+    }
 }

@@ -157,6 +157,15 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_does_not_hide_behind_another() {
+        let said = vec![7; 1 + usize::try_from(AT_ONCE).unwrap()];
+        let hidden = zstd(&vec![0; 64 << 20]).unwrap();
+        let both = [zstd(&said).unwrap(), hidden].concat();
+        assert_eq!(unzstd_len(&both), Some(AT_ONCE + 1));
+        assert_eq!(unzstd(&both, 128 << 20).unwrap(), said);
+    }
+
+    #[test]
     fn truncated_bytes_are_corrupt() {
         let packed = gzip(b"hello hello hello");
         assert!(matches!(

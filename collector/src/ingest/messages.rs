@@ -6,15 +6,15 @@
 //! of its stream is read when there is room for it; until then it stays with its
 //! sender.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use prost::Message;
 use proto::limits::MAX_MESSAGE_BYTES;
 use proto::pb::tepui as pb;
 use proto::status::Kind;
-use std::sync::Arc;
-use std::time::Duration;
-
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tonic::Status;

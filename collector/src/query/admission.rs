@@ -244,7 +244,8 @@ impl Drop for Gone {
 mod tests {
     use super::*;
     use crate::store::segment::{RangeSum, Segment, SegmentKind, Value};
-    use crate::store::{Epoch, SeriesId};
+    use crate::store::{Epoch, SeriesId, ServiceId};
+    use proto::stack::{Frame, FrameKind};
 
     /// A window with a stack of each kind: of so many epochs.
     fn window(epochs: u16, stack: u32) -> Vec<u8> {
@@ -289,6 +290,18 @@ mod tests {
         assert_eq!(waiting.refusal(), Some(NoShare::Busy));
         drop((sum, waiting, other));
         assert!(take(100_000).is_ok());
+    }
+
+    #[test]
+    fn nodes_that_are_built_are_counted_as_far_as_there_are_any() {
+        let mut tree = ServiceTree::new(ServiceId(1), Epoch(0));
+        let frame = Frame::named(FrameKind::Go, "main");
+        tree.intern([&frame].into_iter());
+        let plain = Work::PLAIN.bytes(&tree);
+        for (asked, built) in [(1, 1), (2, 2), (usize::MAX, 2)] {
+            let bytes = Work::PLAIN.building(asked).bytes(&tree);
+            assert_eq!(bytes - plain, built * BUILT_BYTES, "root and main");
+        }
     }
 
     #[test]
