@@ -23,10 +23,10 @@ pub struct AdminService {
 
 impl AdminService {
     /// Returns the service that makes `backups` and deletes services.
-    pub fn new(backups: Backups, deletion: Deletion) -> Self {
+    pub fn new(backups: Backups, deletion: Arc<Deletion>) -> Self {
         Self {
             backups: Arc::new(backups),
-            deletion: Arc::new(deletion),
+            deletion,
         }
     }
 }

@@ -149,11 +149,42 @@ impl Deletion {
         let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
         self.finish()?;
         let (id, found) = self.one(tenant, name)?;
+        self.remove(id, &found.name, || Ok(true))?;
+        Ok(found)
+    }
+
+    /// Deletes service `id` if `may_go` says so while nothing is being written;
+    /// returns whether it did. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store fails.
+    pub fn delete_if(
+        &self,
+        id: ServiceId,
+        may_go: impl FnOnce() -> Result<bool, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.parts.directory.service_key(id) {
+            Some(name) => self.remove(id, &name, may_go),
+            None => Ok(false),
+        }
+    }
+
+    fn remove(
+        &self,
+        id: ServiceId,
+        name: &ServiceKey,
+        may_go: impl FnOnce() -> Result<bool, StoreError>,
+    ) -> Result<bool, StoreError> {
         let parts = &self.parts;
         {
             // No group of batches is half prepared.
             let _alone = parts.rolled.alone();
-            parts.store.doom(id, &found.name)?;
+            if !may_go()? {
+                return Ok(false);
+            }
+            parts.store.doom(id, name)?;
             parts.directory.remove(id);
             parts.trees.forget(id);
             parts.groups.forget(id);
@@ -163,10 +194,10 @@ impl Deletion {
             // What was seen of it before is judged by now, and forgotten.
             let _not_looking = parts.dirty.looking();
             parts.dirty.forget(id);
-            parts.alerts.forget(&found.name, parts.clock.now())?;
+            parts.alerts.forget(name, parts.clock.now())?;
         }
         parts.store.erase(id)?;
-        Ok(found)
+        Ok(true)
     }
 
     /// Deletes what an earlier try left.

@@ -49,6 +49,13 @@ impl SeriesTable {
         self.labels.is_empty()
     }
 
+    /// The id of the series that comes next, above that of every series; ids count up
+    /// from 1, since 0 is the whole service.
+    pub fn next_id(&self) -> SeriesId {
+        let last = self.labels.last_key_value();
+        SeriesId(last.map_or(0, |(id, _)| id.0).saturating_add(1))
+    }
+
     /// The series that `selector` picks, sorted.
     pub fn select(&self, selector: &Selector) -> Vec<SeriesId> {
         let all = self.labels.keys().copied();
@@ -71,6 +78,13 @@ impl SeriesTable {
         }
         self.labels.insert(id, Arc::new(labels.clone()));
         self.ids.insert(labels, id);
+    }
+
+    fn remove(&mut self, id: SeriesId) {
+        if let Some(labels) = self.labels.remove(&id) {
+            self.ids.remove(&*labels);
+            self.index.remove(id, &labels);
+        }
     }
 }
 
@@ -162,6 +176,13 @@ impl Directory {
         state.series.remove(&service);
         state.last_s.remove(&service);
         state.deleted.insert(service);
+    }
+
+    /// Forgets series of which no row is left.
+    pub fn remove_series(&self, service: ServiceId, gone: &[SeriesId]) {
+        if let Some(table) = self.write().series.get_mut(&service) {
+            gone.iter().for_each(|id| table.remove(*id));
+        }
     }
 
     /// Whether one of `services` was deleted since the start.

@@ -6,6 +6,7 @@
 //! added to the coarser rows by the writer.
 
 mod folder;
+mod names;
 mod services;
 
 use std::sync::Arc;
@@ -18,13 +19,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 pub use self::folder::Folder;
+pub use self::names::Names;
 pub use self::services::Services;
 use crate::directory::Directory;
 use crate::metrics::Metrics;
 use crate::rollup::rolled::Rolled;
-use crate::store::tier::{Tier, instant, range};
+use crate::store::tier::{Tier, instant};
 use crate::store::trees::Trees;
-use crate::store::{Kept, ServiceKey, Store, StoreError, SumRequest, WriteGroup, rows};
+use crate::store::{Kept, ServiceKey, Store, StoreError, WriteGroup, rows};
 
 /// How often old rows are dropped and sizes measured.
 const HOUSEKEEPING: Duration = Duration::from_secs(20);
@@ -130,9 +132,11 @@ pub async fn keep_house(
     rolled: Arc<Rolled>,
     directory: Arc<Directory>,
     retention: Retention,
+    names: Names,
     folder: Folder,
     shutdown: CancellationToken,
 ) {
+    let names = Arc::new(names);
     let horizons = retention.longest();
     let services = Arc::new(Services::new(
         retention,
@@ -142,7 +146,7 @@ pub async fn keep_house(
     ));
     loop {
         let (store, trees, rolled) = (Arc::clone(&store), Arc::clone(&trees), Arc::clone(&rolled));
-        let services = Arc::clone(&services);
+        let (services, names) = (Arc::clone(&services), Arc::clone(&names));
         let now = clock.now();
         let (folder, is_full) = (folder.clone(), Arc::clone(&folder.is_full));
         let measured = tokio::task::spawn_blocking(move || {
@@ -151,7 +155,7 @@ pub async fn keep_house(
                 .and_then(|old| Ok(old.and(folder.keep_below(&*store, &rolled)?)))
                 .and_then(|dropped| {
                     if dropped.stretches > 0 {
-                        remove_trees(&*store, &trees, &rolled)?;
+                        names.turn()?;
                     }
                     Ok(dropped)
                 });
@@ -187,43 +191,6 @@ pub async fn keep_house(
             () = tokio::time::sleep(HOUSEKEEPING) => {}
         }
     }
-}
-
-/// Second before which every window starts: 32 bits of minutes are thousands of
-/// years.
-const MAX_TIME_S: u64 = 1 << 33;
-
-/// Removes the trees of which no row is left in any tier. Those of services with
-/// imports stay: imports are kept for ever.
-///
-/// # Errors
-///
-/// [`StoreError`] when the store fails.
-pub fn remove_trees(store: &dyn Store, trees: &Trees, rolled: &Rolled) -> Result<(), StoreError> {
-    let tiers = [Tier::Window, Tier::Minute, Tier::Hour, Tier::Day];
-    let dropped = tiers.map(|tier| rolled.dropped(tier));
-    let until_s = dropped.into_iter().min().unwrap_or(0);
-    let catalog = store.catalog()?;
-    let Some(always) = range(0, MAX_TIME_S) else {
-        return Ok(());
-    };
-    for (service, _) in &catalog.services {
-        let mut imports = 0_u64;
-        for (ptype, _) in &catalog.types {
-            let request = SumRequest {
-                tier: Tier::Import,
-                ptype: *ptype,
-                service: *service,
-                series: None,
-                window: always,
-            };
-            store.keys(&request, &mut |_| imports += 1)?;
-        }
-        if imports == 0 && trees.remove_before(*service, until_s)? > 0 {
-            info!(service = service.0, "old call trees removed");
-        }
-    }
-    Ok(())
 }
 
 /// Drops every stretch of time that ended before it is to be kept.

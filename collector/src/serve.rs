@@ -46,7 +46,7 @@ use crate::memory::{Budget, Shares};
 use crate::metrics::Metrics;
 use crate::normalize::Rules;
 use crate::query::Query;
-use crate::retention::{Folder, keep_house};
+use crate::retention::{Folder, Names, keep_house};
 use crate::rollup::Rollup;
 use crate::rollup::groups::Groups;
 use crate::rollup::read::RangeReader;
@@ -315,7 +315,7 @@ pub async fn start_on(
         Budget::new(shares.queries),
         Arc::clone(&clock),
     );
-    let deletion = Deletion::new(deletion::Parts {
+    let deletion = Arc::new(Deletion::new(deletion::Parts {
         store: Arc::clone(&store),
         trees: Arc::clone(&trees),
         directory: Arc::clone(&directory),
@@ -325,7 +325,7 @@ pub async fn start_on(
         alerts: Arc::clone(&alerts),
         query: query.clone(),
         clock: Arc::clone(&clock),
-    });
+    }));
     deletion.finish()?;
     let exporter = Exporter::new(
         Arc::clone(&store),
@@ -387,6 +387,13 @@ pub async fn start_on(
         ));
     }
     let kept_store = Arc::clone(&store);
+    let names = Names::new(
+        Arc::clone(&store),
+        Arc::clone(&trees),
+        Arc::clone(&directory),
+        Arc::clone(&rolled),
+        Arc::clone(&deletion),
+    );
     parts.spawn(keep_house(
         store,
         trees,
@@ -395,6 +402,7 @@ pub async fn start_on(
         rolled,
         Arc::clone(&directory),
         retention,
+        names,
         Folder {
             path: config.data.clone(),
             max_bytes: config.store.max_disk_bytes,

@@ -53,6 +53,24 @@ impl LabelIndex {
         }
     }
 
+    /// Removes a series with these labels, and what no other series has.
+    pub(super) fn remove(&mut self, id: SeriesId, labels: &LabelSet) {
+        for (name, value) in labels.iter() {
+            let Some(values) = self.names.get_mut(name) else {
+                continue;
+            };
+            if let Some(ids) = values.get_mut(value) {
+                ids.retain(|known| *known != id);
+                if ids.is_empty() {
+                    values.remove(value);
+                }
+            }
+            if values.is_empty() {
+                self.names.remove(name);
+            }
+        }
+    }
+
     /// Names of labels, sorted.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(|name| &**name)

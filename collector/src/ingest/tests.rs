@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use proto::dictionary::Encoder;
-use proto::labels::LabelSet;
+use proto::labels::{LabelSet, Selector};
 use proto::pb::tepui::RefusalCode;
 use proto::profile::{Column, Facts, Profile};
 use proto::stack::{Frame, FrameKind};
@@ -15,11 +15,17 @@ use tokio::sync::oneshot;
 
 use super::resolve::{SharedDictionary, lock};
 use super::writer::{MAX_INSTANCES, Outcome, Submission, Writer};
+use crate::alert::{self, Alerts};
+use crate::deletion::{self, Deletion};
 use crate::directory::Directory;
 use crate::dirty::Dirty;
+use crate::memory::Budget;
 use crate::metrics::Metrics;
 use crate::normalize::Rules;
+use crate::query::Query;
+use crate::retention::Names;
 use crate::rollup::groups::Groups;
+use crate::rollup::read::RangeReader;
 use crate::rollup::rolled::Rolled;
 use crate::store::rocks::RocksStore;
 use crate::store::rows::EpochRow;
@@ -174,17 +180,34 @@ impl Store for Failing {
 struct Bench {
     store: Arc<Failing>,
     trees: Arc<Trees>,
+    directory: Arc<Directory>,
+    rolled: Arc<Rolled>,
+    names: Names,
     writer: Writer,
     clock: Arc<Told>,
     _folder: tempfile::TempDir,
 }
 
-fn bench() -> Bench {
-    limited(usize::MAX)
+impl Bench {
+    fn all_is_dropped_before(&self, until_s: u64) {
+        for tier in [Tier::Window, Tier::Minute, Tier::Hour, Tier::Day] {
+            self.rolled.drop_before(tier, until_s);
+        }
+        self.names.turn().unwrap();
+    }
+
+    /// The service of all profiles here, if it is known.
+    fn service(&self) -> Option<ServiceId> {
+        self.directory.service_ids().first().copied()
+    }
 }
 
-/// With at most `max_nodes` nodes in a tree.
-fn limited(max_nodes: usize) -> Bench {
+fn bench() -> Bench {
+    limited(usize::MAX, 1 << 30)
+}
+
+/// With at most `max_nodes` nodes in a tree, and trees in about `tree_bytes`.
+fn limited(max_nodes: usize, tree_bytes: usize) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(Failing {
         inner: RocksStore::open(folder.path(), 8 << 20).unwrap(),
@@ -192,25 +215,68 @@ fn limited(max_nodes: usize) -> Bench {
         read_fails_after: AtomicUsize::new(0),
     });
     let shared: Arc<dyn Store> = Arc::<Failing>::clone(&store);
-    let trees = Arc::new(Trees::new(Arc::clone(&shared), 1 << 30).limited(max_nodes));
+    let trees = Arc::new(Trees::new(Arc::clone(&shared), tree_bytes).limited(max_nodes));
     let clock = Arc::new(Told(AtomicI64::new(NOW.get())));
     let metrics: Arc<Metrics> = Arc::default();
     let groups = Arc::new(Groups::new(Arc::clone(&shared), Vec::new()));
+    let directory = Arc::new(Directory::open(Arc::clone(&shared)).unwrap());
+    let dirty = Arc::new(Dirty::new(Duration::from_secs(60), Arc::clone(&metrics)));
+    let rolled = Arc::new(Rolled::new(&Catalog::default(), 0));
     let writer = Writer::new(
         Arc::clone(&shared),
         Arc::clone(&trees),
-        Arc::new(Directory::open(shared).unwrap()),
+        Arc::clone(&directory),
         Arc::clone(&metrics),
-        Arc::new(Dirty::new(Duration::from_secs(60), metrics)),
-        Arc::new(Rolled::new(&Catalog::default(), 0)),
-        groups,
+        Arc::clone(&dirty),
+        Arc::clone(&rolled),
+        Arc::clone(&groups),
         Arc::<Told>::clone(&clock),
         Duration::from_secs(14 * 86_400),
     )
     .unwrap();
+    let state: Arc<dyn StateStore> = Arc::<Failing>::clone(&store);
+    let settings = alert::Settings {
+        hold: Duration::from_secs(300),
+        keep: Duration::from_secs(86_400),
+        public_url: String::new(),
+        has_hook: false,
+    };
+    let reader = RangeReader::new(
+        Arc::clone(&shared),
+        Arc::clone(&rolled),
+        Arc::clone(&groups),
+    );
+    let deletion = Deletion::new(deletion::Parts {
+        store: Arc::clone(&shared),
+        trees: Arc::clone(&trees),
+        directory: Arc::clone(&directory),
+        rolled: Arc::clone(&rolled),
+        groups,
+        dirty,
+        alerts: Arc::new(Alerts::open(state, settings, Vec::new(), metrics).unwrap()),
+        query: Query::new(
+            Arc::clone(&shared),
+            Arc::clone(&trees),
+            Arc::clone(&directory),
+            reader,
+            Budget::new(1 << 20),
+            Arc::<Told>::clone(&clock),
+        ),
+        clock: Arc::<Told>::clone(&clock),
+    });
+    let names = Names::new(
+        shared,
+        Arc::clone(&trees),
+        Arc::clone(&directory),
+        Arc::clone(&rolled),
+        Arc::new(deletion),
+    );
     Bench {
         store,
         trees,
+        directory,
+        rolled,
+        names,
         writer,
         clock,
         _folder: folder,
@@ -218,6 +284,15 @@ fn limited(max_nodes: usize) -> Bench {
 }
 
 fn profile(function: &str, offset_s: u64, value: i64) -> Profile {
+    profile_of([("service", "s")], function, offset_s, value)
+}
+
+fn profile_of<const N: usize>(
+    labels: [(&str, &str); N],
+    function: &str,
+    offset_s: u64,
+    value: i64,
+) -> Profile {
     let start = NOW.saturating_sub(Duration::from_secs(offset_s));
     let stack = [
         Frame::named(FrameKind::Go, function),
@@ -231,7 +306,7 @@ fn profile(function: &str, offset_s: u64, value: i64) -> Profile {
         values: vec![value],
     };
     Profile::new(
-        LabelSet::new([("service", "s")]).unwrap(),
+        LabelSet::new(labels).unwrap(),
         Window::from_start(start, 10_000_000_000).unwrap(),
         vec![Arc::from(stack)],
         vec![column],
@@ -384,7 +459,18 @@ fn streams_begin_anew_when_a_tree_is_followed_by_another() {
 
 #[test]
 fn a_full_tree_is_followed_by_another_once_it_is_a_day_old() {
-    let mut bench = limited(4);
+    follow(limited(4, 1 << 30));
+}
+
+#[test]
+fn a_full_tree_is_followed_also_when_there_is_no_room_to_keep_it() {
+    let bench = limited(4, 0);
+    let trees = Arc::clone(&bench.trees);
+    follow(bench);
+    assert!(trees.is_full(first_tree(ServiceId(1))), "it was dropped");
+}
+
+fn follow(mut bench: Bench) {
     let epochs = |bench: &Bench| {
         let rows = bench.store.epochs(ServiceId(1)).unwrap();
         rows.iter().map(|row| row.epoch.0).collect::<Vec<_>>()
@@ -445,14 +531,69 @@ fn old_trees_are_removed_unless_the_service_has_imports() {
             commit(&mut bench, &mut anew, 2, profile("new", 10, 1)),
             ACKED
         );
-        let rolled = Rolled::new(&Catalog::default(), 0);
-        for tier in [Tier::Window, Tier::Minute, Tier::Hour, Tier::Day] {
-            rolled.drop_before(tier, u64::try_from(NOW.seconds()).unwrap() + 86_400);
-        }
-        crate::retention::remove_trees(&*bench.store, &bench.trees, &rolled).unwrap();
+        // The day is not over, so the series stays; no stack came to its tree since.
+        bench.all_is_dropped_before(u64::try_from(NOW.seconds()).unwrap() + 300);
         let old = bench.store.tree(first_tree(ServiceId(1))).unwrap();
         assert_eq!(old.stack_count(), usize::from(has_imports));
+        assert!(bench.service().is_some());
     }
+}
+
+#[test]
+fn series_and_services_go_with_their_last_row() {
+    let day_s = 86_400;
+    let today_s = u64::try_from(NOW.seconds()).unwrap() / day_s * day_s;
+    let mut bench = bench();
+    let mut stream = Stream::new(1);
+    let of_pod = |pod: &str, days_ago: u64| {
+        let labels = [("service", "s"), ("pod", pod)];
+        profile_of(labels, "f", days_ago * day_s + 10, 1)
+    };
+    let pods = |bench: &Bench| -> Vec<(u32, String)> {
+        let stored = bench.store.series(ServiceId(1)).unwrap();
+        let pod = |labels: &LabelSet| labels.get("pod").unwrap_or_default().to_owned();
+        let stored = stored.iter().map(|(id, labels)| (id.0, pod(labels)));
+        let stored: Vec<_> = stored.collect();
+        let known = bench.directory.with_series(ServiceId(1), |table| {
+            table
+                .iter()
+                .map(|(id, labels)| (id.0, pod(labels)))
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(known.unwrap(), stored, "in memory and on disk");
+        stored
+    };
+    let windows = [("a", 3), ("b", 1), ("c", 2)];
+    for (sequence, (pod, days_ago)) in (1..).zip(windows) {
+        assert_eq!(
+            commit(&mut bench, &mut stream, sequence, of_pod(pod, days_ago)),
+            ACKED
+        );
+    }
+    let named = |all: &[(u32, &str)]| -> Vec<(u32, String)> {
+        all.iter()
+            .map(|(id, pod)| (*id, (*pod).to_owned()))
+            .collect()
+    };
+    assert_eq!(pods(&bench), named(&[(1, "a"), (2, "b"), (3, "c")]));
+
+    bench.all_is_dropped_before(today_s - 2 * day_s);
+    assert_eq!(pods(&bench), named(&[(2, "b"), (3, "c")]));
+    // What is gone is named anew, and no id of a series that is there is taken.
+    assert_eq!(commit(&mut bench, &mut stream, 4, of_pod("a", 1)), ACKED);
+    assert_eq!(pods(&bench), named(&[(2, "b"), (3, "c"), (4, "a")]));
+    let pod_a = bench.directory.with_series(ServiceId(1), |table| {
+        table.select(&r#"{pod="a"}"#.parse::<Selector>().unwrap())
+    });
+    assert_eq!(pod_a.unwrap(), [SeriesId(4)]);
+
+    bench.all_is_dropped_before(today_s);
+    assert_eq!(bench.service(), None);
+    assert!(bench.store.catalog().unwrap().services.is_empty());
+    assert!(reset(&commit(&mut bench, &mut stream, 5, of_pod("a", 0))));
+    let mut anew = Stream::new(1);
+    assert_eq!(commit(&mut bench, &mut anew, 5, of_pod("a", 0)), ACKED);
+    assert_eq!(bench.service(), Some(ServiceId(2)));
 }
 
 #[test]

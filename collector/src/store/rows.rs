@@ -314,8 +314,13 @@ pub fn series(service: ServiceId, id: SeriesId, labels: &LabelSet) -> Row {
         put_bytes(&mut value, name.as_bytes());
         put_bytes(&mut value, text.as_bytes());
     }
+    (series_key(service, id), value)
+}
+
+/// Key of the row of a series.
+pub fn series_key(service: ServiceId, id: SeriesId) -> Vec<u8> {
     let parts = [&service.0.to_be_bytes()[..], &id.0.to_be_bytes()];
-    (key(SERIES_ROW, &parts), value)
+    key(SERIES_ROW, &parts)
 }
 
 pub(super) fn series_prefix(service: ServiceId) -> Vec<u8> {

@@ -89,9 +89,9 @@ impl Writer {
         pending: &mut Pending,
     ) -> Result<SeriesId, Refuse> {
         let labels = &*window.labels;
-        let (known, count) = self
-            .directory
-            .with_series(service, |table| (table.id(labels), table.len()))?;
+        let (known, count, next) = self.directory.with_series(service, |table| {
+            (table.id(labels), table.len(), table.next_id())
+        })?;
         if let Some(id) = known {
             return Ok(id);
         }
@@ -108,8 +108,8 @@ impl Writer {
                 ),
             );
         }
-        // Ids count up from 1; 0 is the whole service.
-        let id = SeriesId(u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1));
+        let before = u32::try_from(fresh_count).unwrap_or(u32::MAX);
+        let id = SeriesId(next.0.saturating_add(before));
         pending
             .group
             .dictionary

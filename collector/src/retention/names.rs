@@ -1,0 +1,146 @@
+//! Removes what nothing refers to any more: names of series and services without a
+//! row in any tier, and call trees of a time of which every row was dropped.
+//!
+//! Services with imports keep all of it, since imports are kept for ever.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::deletion::Deletion;
+use crate::directory::Directory;
+use crate::rollup::rolled::Rolled;
+use crate::store::tier::{Tier, range};
+use crate::store::trees::Trees;
+use crate::store::{PtypeId, SeriesId, ServiceId, Store, StoreError, SumRequest, WriteGroup, rows};
+
+/// Second before which every window starts: 32 bits of minutes are thousands of
+/// years.
+const MAX_TIME_S: u64 = 1 << 33;
+
+/// Removes names and trees; call it after rows were dropped.
+#[derive(Debug)]
+pub struct Names {
+    store: Arc<dyn Store>,
+    trees: Arc<Trees>,
+    directory: Arc<Directory>,
+    rolled: Arc<Rolled>,
+    deletion: Arc<Deletion>,
+}
+
+impl Names {
+    /// Returns what keeps the dictionary of `store` as small as its rows allow.
+    pub fn new(
+        store: Arc<dyn Store>,
+        trees: Arc<Trees>,
+        directory: Arc<Directory>,
+        rolled: Arc<Rolled>,
+        deletion: Arc<Deletion>,
+    ) -> Self {
+        Self {
+            store,
+            trees,
+            directory,
+            rolled,
+            deletion,
+        }
+    }
+
+    /// Removes what nothing refers to by now.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store fails; the rest goes another time.
+    pub fn turn(&self) -> Result<(), StoreError> {
+        let tiers = [Tier::Window, Tier::Minute, Tier::Hour, Tier::Day];
+        let dropped = tiers.map(|tier| self.rolled.dropped(tier));
+        let until_s = dropped.into_iter().min().unwrap_or(0);
+        for service in self.directory.service_ids() {
+            match self.service(service, until_s) {
+                // Somebody was quicker.
+                Ok(()) | Err(StoreError::Deleted) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(())
+    }
+
+    fn service(&self, service: ServiceId, until_s: u64) -> Result<(), StoreError> {
+        if self.has_imports(service)? {
+            return Ok(());
+        }
+        let unused = self.unused(service, until_s)?;
+        let is_whole = |unused: &[SeriesId]| {
+            let count = self.directory.with_series(service, |table| table.len());
+            count.map(|count| unused.len() == count)
+        };
+        if is_whole(&unused)? {
+            let may_go = || is_whole(&self.unused(service, until_s)?);
+            if self.deletion.delete_if(service, may_go)? {
+                info!(service = service.0, "a service without rows removed");
+            }
+            return Ok(());
+        }
+        if !unused.is_empty() {
+            self.forget_series(service, until_s)?;
+        }
+        if self.trees.remove_before(service, until_s)? > 0 {
+            info!(service = service.0, "old call trees removed");
+        }
+        Ok(())
+    }
+
+    fn forget_series(&self, service: ServiceId, until_s: u64) -> Result<(), StoreError> {
+        // A window that comes now finds its series, or names it anew.
+        let _alone = self.rolled.alone();
+        let unused = self.unused(service, until_s)?;
+        let keys = unused.iter().map(|id| rows::series_key(service, *id));
+        let group = WriteGroup {
+            forget: keys.collect(),
+            ..WriteGroup::default()
+        };
+        Store::write(&*self.store, &group)?;
+        self.directory.remove_series(service, &unused);
+        info!(
+            service = service.0,
+            series = unused.len(),
+            "series without rows removed"
+        );
+        Ok(())
+    }
+
+    /// Series of which no row is left when all before `until_s` were dropped.
+    fn unused(&self, service: ServiceId, until_s: u64) -> Result<Vec<SeriesId>, StoreError> {
+        let Some(kept) = range(until_s, MAX_TIME_S) else {
+            return Ok(Vec::new());
+        };
+        let types = self.directory.types().into_iter().map(|(id, _)| id);
+        let mut active = BTreeSet::new();
+        for ptype in types.chain([PtypeId::FACTS]) {
+            active.extend(self.store.active_series(ptype, service, kept)?);
+        }
+        self.directory.with_series(service, |table| {
+            let ids = table.iter().map(|(id, _)| id);
+            ids.filter(|id| !active.contains(id)).collect()
+        })
+    }
+
+    fn has_imports(&self, service: ServiceId) -> Result<bool, StoreError> {
+        let Some(always) = range(0, MAX_TIME_S) else {
+            return Ok(false);
+        };
+        let mut imports = 0_u64;
+        for (ptype, _) in self.directory.types() {
+            let request = SumRequest {
+                tier: Tier::Import,
+                ptype,
+                service,
+                series: None,
+                window: always,
+            };
+            self.store.keys(&request, &mut |_| imports += 1)?;
+        }
+        Ok(imports > 0)
+    }
+}
