@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::dictionary::Decoder;
-use proto::stack::Frame;
 
 use super::packed::PackedIds;
 use super::symbols;
 use crate::normalize::Rules;
+use crate::store::tree::ServiceTree;
 use crate::store::trees::{self, SharedTree};
 use crate::store::{ServiceId, StoreError, TreeId};
 
@@ -220,20 +220,19 @@ impl StreamDictionary {
             return Ok(stack);
         }
         let shared = tree(of)?;
-        let mut others = self.resolved.iter();
         let stack = if self.decoder.frame_ids(id).is_some() {
             self.add(of, id, &shared, tree)?
         } else {
-            // Forgotten since a service has it.
-            let (other, stack) = others
-                .find_map(|other| Some((other.tree, at(&other.stacks, id)?)))
-                .ok_or(ResolveError::Unknown(id))?;
-            let frames: Vec<Frame> = {
-                let other = tree(other)?;
-                let other = trees::read(&other);
-                other.leaf(stack).ok_or(ResolveError::Unknown(id))?;
-                other.path(stack)
-            };
+            // Forgotten since a service has it whole.
+            let frames = self.whole(
+                |known| at(&known.stacks, id),
+                |other, stack| {
+                    other.leaf(stack).filter(|_| !other.is_overflow(stack))?;
+                    Some(other.path(stack))
+                },
+                tree,
+            )?;
+            let frames = frames.ok_or(ResolveError::Unknown(id))?;
             trees::write(&shared).intern(frames.iter())
         };
         if let Some(resolved) = self.of_mut(of) {
@@ -267,6 +266,24 @@ impl StreamDictionary {
         Ok(trees::write(shared).intern_path(&path))
     }
 
+    /// What `read` finds in the first tree that holds it under the id that `known`
+    /// gives. A full tree may know an id, too, of which it holds only a part.
+    fn whole<T>(
+        &self,
+        known: impl Fn(&Resolved) -> Option<u32>,
+        read: impl Fn(&ServiceTree, u32) -> Option<T>,
+        tree: &mut impl FnMut(TreeId) -> Result<SharedTree, StoreError>,
+    ) -> Result<Option<T>, ResolveError> {
+        for resolved in &self.resolved {
+            if let Some(id) = known(resolved)
+                && let Some(found) = read(&trees::read(&tree(resolved.tree)?), id)
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// Adds a frame to the tree `of`.
     fn frame(
         &mut self,
@@ -279,13 +296,16 @@ impl StreamDictionary {
             let normal = symbols::normal(frame, self.all.rules);
             trees::write(shared).intern_frame(&normal)
         } else {
-            // Forgotten since a service has it.
-            let mut others = self.resolved.iter();
-            let (other, frame) = others
-                .find_map(|other| Some((other.tree, at(&other.frames, id)?)))
-                .ok_or(ResolveError::Unknown(id))?;
-            let other = tree(other)?;
-            let frame = trees::read(&other).frame(frame);
+            // Forgotten since a service has it whole.
+            let frame = self.whole(
+                |known| at(&known.frames, id),
+                |other, frame| {
+                    other
+                        .frame(frame)
+                        .filter(|_| !other.is_overflow_frame(frame))
+                },
+                tree,
+            )?;
             let frame = frame.ok_or(ResolveError::Unknown(id))?;
             trees::write(shared).intern_frame(&frame)
         };
@@ -303,11 +323,11 @@ impl StreamDictionary {
 mod tests {
     use super::*;
     use crate::store::Epoch;
-    use crate::store::tree::ServiceTree;
+    use crate::store::tree::OVERFLOW;
     use proto::dictionary::Encoder;
     use proto::labels::LabelSet;
     use proto::profile::{Facts, Profile};
-    use proto::stack::FrameKind;
+    use proto::stack::{Frame, FrameKind};
     use proto::window::{UnixNanos, Window};
     use std::sync::RwLock;
 
@@ -362,5 +382,33 @@ mod tests {
         assert_eq!(names(&trees[2], second[1]), ["main", "b"]);
         let unknown = dictionary.stacks(of(2), &[4], tree);
         assert!(matches!(unknown, Err(ResolveError::Unknown(4))));
+    }
+
+    #[test]
+    fn what_a_full_tree_cut_off_is_read_from_one_that_has_it_whole() {
+        let mut dictionary = StreamDictionary::default();
+        let mut encoder = Encoder::new();
+        let limits = [usize::MAX, 1, usize::MAX, usize::MAX];
+        let trees: Vec<SharedTree> = (0..)
+            .zip(limits)
+            .map(|(id, limit)| {
+                let tree = ServiceTree::new(ServiceId(id), Epoch(0)).limited(limit);
+                Arc::new(RwLock::new(tree))
+            })
+            .collect();
+        let tree = |id: TreeId| Ok(Arc::clone(&trees[id.service.0 as usize]));
+        let of = |id| TreeId {
+            service: ServiceId(id),
+            epoch: Epoch(0),
+        };
+        let body = encoder.encode(&[profile(&[&["main"], &["other", "a"]])]);
+        dictionary.decoder.apply(body.unwrap()).unwrap();
+        let full = dictionary.stacks(of(1), &[0, 1], tree).unwrap();
+        assert_eq!(names(&trees[1], full[1]), [OVERFLOW]);
+        for id in [2, 3] {
+            let stacks = dictionary.stacks(of(id), &[1], tree).unwrap();
+            let names = names(&trees[id as usize], stacks[0]);
+            assert_eq!(names, ["other", "a"], "{id}");
+        }
     }
 }
