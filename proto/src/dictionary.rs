@@ -7,12 +7,14 @@
 //! of strings in the order of the batch. A batch body that begins with `reset` and is decoded by a fresh decoder is
 //! self-contained; that is how the spool keeps them.
 
+mod body;
 mod decoder;
 mod encoder;
 mod wire;
 
 use std::sync::Arc;
 
+pub use self::body::decode_body;
 pub use self::decoder::Decoder;
 pub use self::encoder::Encoder;
 pub use self::wire::label_set_to_wire;

@@ -17,6 +17,7 @@ pub mod profile;
 pub mod stack;
 pub mod status;
 pub mod value_type;
+pub mod varint;
 pub mod window;
 
 /// Generated bindings; they stop at the door.

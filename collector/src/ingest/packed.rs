@@ -14,6 +14,7 @@ pub(super) struct PackedIds {
 }
 
 /// The word of bit `bit`, and its place therein.
+#[inline]
 fn place(bit: usize) -> (usize, u32) {
     let within = bit % (u64::BITS as usize);
     (
@@ -48,16 +49,17 @@ impl PackedIds {
     }
 
     /// The number at `index`, if it is known.
+    #[inline]
     pub(super) fn get(&self, index: usize) -> Option<u32> {
         if index >= self.len || self.bits == 0 {
             return None;
         }
         let (word, shift) = place(index * self.bits as usize);
-        let mut held = self.words.get(word)? >> shift;
-        if shift + self.bits > WORD {
-            held |= self.words.get(word + 1)? << (WORD - shift);
-        }
-        let held = held & (u64::MAX >> (WORD - self.bits));
+        let low = *self.words.get(word)?;
+        // Without asking whether the number goes on there: that follows no pattern.
+        let high = self.words.get(word + 1).copied().unwrap_or(0);
+        let both = u128::from(low) | (u128::from(high) << WORD);
+        let held = (both >> shift) & u128::from(u64::MAX >> (WORD - self.bits));
         u32::try_from(held).ok()?.checked_sub(1)
     }
 

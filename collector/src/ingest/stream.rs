@@ -12,9 +12,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::stream;
-use prost::Message;
 use proto::codec;
-use proto::dictionary::{WireWindow, WireWindowError};
+use proto::dictionary::{WireWindow, WireWindowError, decode_body};
 use proto::limits;
 use proto::pb::tepui as pb;
 use proto::pb::tepui::ingest_server::SERVICE_NAME;
@@ -478,7 +477,7 @@ fn unpack(batch: &pb::Batch) -> Result<pb::BatchBody, (pb::RefusalCode, String)>
         };
         (code, chain(&error))
     })?;
-    pb::BatchBody::decode(&*body).map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))
+    decode_body(&body).map_err(|error| (pb::RefusalCode::Malformed, chain(&error)))
 }
 
 impl IngestService {

@@ -1,30 +1,43 @@
 //! Variable-length numbers and bounded reading, shared by every stored row.
 
+use proto::varint::{self, GOES_ON, signed};
+
 /// Appends `value` in groups of seven bits, lowest first.
 #[inline]
 pub(super) fn put_varint(out: &mut Vec<u8>, value: u128) {
     match u64::try_from(value) {
         // Nearly every stored number is one.
-        Ok(short @ 0..0x80) => out.push(short.to_le_bytes()[0]),
-        Ok(_) | Err(_) => put_long_varint(out, value),
+        Ok(short) => put_short(out, short),
+        Err(_) => put_long_varint(out, value),
     }
 }
 
-fn put_long_varint(out: &mut Vec<u8>, mut value: u128) {
+/// As [`put_varint`], of 64 bits.
+#[inline]
+pub(super) fn put_short(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.push(low_byte(value) | 0x80);
+        out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
     }
-    out.push(low_byte(value));
+    out.push(value.to_le_bytes()[0]);
 }
 
-fn low_byte(value: u128) -> u8 {
-    value.to_le_bytes()[0]
+#[cold]
+fn put_long_varint(out: &mut Vec<u8>, mut value: u128) {
+    while value >= 0x80 {
+        out.push(value.to_le_bytes()[0] | 0x80);
+        value >>= 7;
+    }
+    out.push(value.to_le_bytes()[0]);
 }
 
 /// Appends a signed number so that small ones of either sign stay short.
+#[inline]
 pub(super) fn put_zigzag(out: &mut Vec<u8>, value: i128) {
-    put_varint(out, ((value << 1) ^ (value >> 127)).cast_unsigned());
+    match i64::try_from(value) {
+        Ok(short) => put_short(out, ((short << 1) ^ (short >> 63)).cast_unsigned()),
+        Err(_) => put_varint(out, ((value << 1) ^ (value >> 127)).cast_unsigned()),
+    }
 }
 
 /// Appends a length and the bytes.
@@ -38,26 +51,10 @@ pub(super) fn len(length: usize) -> u128 {
     u128::try_from(length).unwrap_or(u128::MAX)
 }
 
-/// The bit of each of eight bytes that says that its number goes on.
-const GOES_ON: u64 = 0x8080_8080_8080_8080;
 /// Those of sixteen bytes.
 const ALL_GO_ON: u128 = 0x8080_8080_8080_8080_8080_8080_8080_8080;
 /// Those of sixteen bytes that are eight numbers of two.
 const EVERY_OTHER_GOES_ON: u128 = ALL_GO_ON & 0x00ff_00ff_00ff_00ff_00ff_00ff_00ff_00ff;
-
-/// Groups of seven bits, lowest first and one in each byte, as one number.
-#[inline]
-const fn joined(groups: u64) -> u64 {
-    let pairs = (groups & 0x007f_007f_007f_007f) | ((groups & 0x7f00_7f00_7f00_7f00) >> 1);
-    let fours = (pairs & 0x0000_3fff_0000_3fff) | ((pairs & 0x3fff_0000_3fff_0000) >> 2);
-    (fours & 0x0fff_ffff) | ((fours & 0x0fff_ffff_0000_0000) >> 4)
-}
-
-/// The number that [`put_zigzag`] made `value` of.
-#[inline]
-const fn signed(value: u64) -> i64 {
-    (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
-}
 
 /// Reads stored bytes from front to back; `None` means that they are damaged.
 #[derive(Clone, Debug)]
@@ -92,30 +89,7 @@ impl<'a> Reader<'a> {
     /// short. Nearly every stored number is one.
     #[inline]
     fn short(&mut self) -> Option<u64> {
-        let Some(&eight) = self.0.first_chunk::<8>() else {
-            return self.last_short();
-        };
-        // Without a branch for each byte: lengths follow no pattern.
-        let bytes = u64::from_le_bytes(eight);
-        let end = (!bytes & GOES_ON).trailing_zeros();
-        let own = u64::MAX >> 63_u32.checked_sub(end)?;
-        let read = usize::try_from(end / 8 + 1).ok()?;
-        self.0 = self.0.get(read..)?;
-        Some(joined(bytes & own & !GOES_ON))
-    }
-
-    /// As [`Reader::short`], where fewer than eight bytes are left.
-    fn last_short(&mut self) -> Option<u64> {
-        let mut value: u64 = 0;
-        for (shift, &byte) in (0_u32..56).step_by(7).zip(self.0) {
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                let read = usize::try_from(shift / 7 + 1).ok()?;
-                self.0 = self.0.get(read..)?;
-                return Some(value);
-            }
-        }
-        None
+        varint::short(&mut self.0)
     }
 
     /// The next eight numbers, when each is a byte long or each is two; otherwise

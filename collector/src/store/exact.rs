@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// Sums that are absorbed at once.
+const ABSORBED: usize = 64;
+
 /// Bytes of a sum that 64 bits do not hold, with its share of the map.
 const BEYOND_BYTES: usize = 48;
 
@@ -106,6 +109,19 @@ impl ExactSums {
         (0_u32..).zip(self.iter()).filter(|(_, sum)| *sum != 0)
     }
 
+    /// Calls `visit` with each id whose sum is not 0, and that, by id.
+    #[inline]
+    pub fn each_held(&self, mut visit: impl FnMut(u32, i128)) {
+        if !self.beyond.is_empty() {
+            return self.held().for_each(|(id, sum)| visit(id, sum));
+        }
+        for (id, &short) in (0_u32..).zip(&self.short) {
+            if short != 0 {
+                visit(id, short.into());
+            }
+        }
+    }
+
     /// All sums added up.
     pub fn total(&self) -> i128 {
         self.iter().fold(0, i128::saturating_add)
@@ -114,10 +130,46 @@ impl ExactSums {
     /// Adds `factor` times each sum of `other` to that of the same id.
     pub fn absorb(&mut self, other: &Self, factor: i128) {
         self.reach(other.len());
-        for (id, value) in other.held() {
-            self.add(id, times(value, factor));
+        if factor != 1 {
+            for (id, value) in other.held() {
+                self.add(id, times(value, factor));
+            }
+            return;
+        }
+        for (chunk, theirs) in other.short.chunks(ABSORBED).enumerate() {
+            let first = chunk.saturating_mul(ABSORBED);
+            let end = first.saturating_add(theirs.len());
+            let mine = self.short.get_mut(first..end).unwrap_or_default();
+            if !add_each(mine, theirs) {
+                let ids = u32::try_from(first).unwrap_or(u32::MAX)..;
+                ids.zip(theirs)
+                    .for_each(|(id, value)| self.add(id, (*value).into()));
+            }
+        }
+        for (id, value) in &other.beyond {
+            self.add(*id, *value);
         }
     }
+}
+
+/// Adds each of `theirs` to that of `mine`, unless 64 bits do not hold one of the sums:
+/// nothing is added then.
+#[inline]
+fn add_each(mine: &mut [i64], theirs: &[i64]) -> bool {
+    let mut sums = [0_i64; ABSORBED];
+    // Negative once a sum has another sign than both that were added.
+    let mut passed = 0_i64;
+    for (sum, (mine, theirs)) in sums.iter_mut().zip(mine.iter().zip(theirs)) {
+        *sum = mine.wrapping_add(*theirs);
+        passed |= (*mine ^ *sum) & (*theirs ^ *sum);
+    }
+    if passed < 0 {
+        return false;
+    }
+    for (mine, sum) in mine.iter_mut().zip(sums) {
+        *mine = sum;
+    }
+    true
 }
 
 /// The product, held at the limit of 128 bits.

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use super::bytes::{Reader, len, put_varint, put_zigzag};
+use super::bytes::{Reader, len, put_short, put_varint, put_zigzag};
 use super::exact::ExactSums;
 use super::{Epoch, SeriesId};
 
@@ -186,9 +186,11 @@ fn put_segment(out: &mut Vec<u8>, head: &Head, entries: &[(u32, i128)]) {
     put_varint(out, head.observed_ns.into());
     put_varint(out, head.windows.into());
     put_varint(out, len(entries.len()));
+    // Most are a byte or two, of each run.
+    out.reserve(entries.len().saturating_mul(3));
     let mut before = 0;
     for &(id, _) in entries {
-        put_varint(out, id.saturating_sub(before).into());
+        put_short(out, id.saturating_sub(before).into());
         before = id;
     }
     for &(_, value) in entries {
@@ -483,7 +485,7 @@ impl RangeSum {
         let mut entries: Vec<(u32, i128)> = Vec::new();
         for (kind, sum) in &self.sums {
             entries.clear();
-            entries.extend(sum.values.held());
+            sum.values.each_held(|id, value| entries.push((id, value)));
             let head = Head {
                 kind: *kind,
                 observed_ns: sum.observed_ns,

@@ -89,13 +89,11 @@ pub(super) fn value(
         Temporality::Delta => (1, observed_ns),
         Temporality::Gauge => {
             let seconds = seconds_of(span_ns).max(1);
-            (i128::from(seconds), seconds.saturating_mul(NANOS))
+            (seconds, seconds.saturating_mul(NANOS))
         }
     };
-    let pairs = stacks.iter().zip(&column.values);
     // Several stacks of the wire may be one of the tree.
-    let entries = gather
-        .by_id(pairs.map(|(&stack, &value)| (stack, i128::from(value).saturating_mul(factor))));
+    let entries = gather.by_id(stacks, &column.values, factor);
     Value {
         span_ns,
         segments: vec![Segment {
