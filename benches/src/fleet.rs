@@ -13,7 +13,9 @@ mod counts;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::collections::hash_map::RandomState;
+use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,6 +40,8 @@ pub use counts::Counts;
 const STREAMS_PER_CONNECTION: usize = 100;
 /// How long connecting may take.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// How far ahead of the server's clock windows are sent, as far as collectors take them.
+const AHEAD: Duration = Duration::from_secs(120);
 /// How often an overloading driver offers.
 const OFFER_EVERY: Duration = Duration::from_millis(5);
 
@@ -123,6 +127,13 @@ impl Default for Sending {
             manners: Manners::Polite,
         }
     }
+}
+
+/// Windows of one batch of a replay, so that the next one may be sent before it is
+/// answered.
+fn most_at_a_time(grain: Grain) -> u32 {
+    let windows = (AHEAD + grain.length()).as_nanos() / (2 * grain.length()).as_nanos().max(1);
+    u32::try_from(windows).unwrap_or(u32::MAX).max(1)
 }
 
 /// A server's clock that follows the windows.
@@ -227,7 +238,9 @@ impl Fleet {
     }
 
     /// Has every agent send all windows of `span`, as fast as the collector at
-    /// `url` takes them. Its clock runs one or two batches ahead.
+    /// `url` takes them. Its clock stands where the oldest batch begins that some agent
+    /// still owes, and agents are at most [`AHEAD`] ahead of it: no window is late, as
+    /// none is of agents that send what they have.
     ///
     /// # Errors
     ///
@@ -261,33 +274,52 @@ impl Fleet {
         longest: Duration,
     ) -> anyhow::Result<(Counts, UnixNanos)> {
         let mut running = self.start(url, sending, 1).await?;
-        let stride = grain.length() * sending.batch.max(1);
+        let batch = sending.batch.clamp(1, most_at_a_time(grain));
         let mut at = span.start();
+        // Of each batch that was ordered: where it starts, and what is dropped once
+        // every agent is done with it.
+        let mut ordered: VecDeque<(UnixNanos, mpsc::Receiver<Infallible>)> = VecDeque::new();
+        // What the clock was told last, and before: that it has taken over.
+        let (mut told, mut before) = (at, at);
         let mut outcome = Ok(());
         'time: while at < span.end() && running.began.elapsed() < longest {
-            outcome = clock.advance(at.saturating_add(2 * stride)).await;
-            if outcome.is_err() {
-                break;
-            }
             let left = span.end().since(at).as_nanos() / grain.length().as_nanos().max(1);
-            let windows = sending
-                .batch
-                .min(u32::try_from(left).unwrap_or(u32::MAX))
-                .max(1);
-            let order = |due| Order::new(at, grain, windows, due);
+            let windows = batch.min(u32::try_from(left).unwrap_or(u32::MAX)).max(1);
+            let last = at.saturating_add(grain.length() * (windows - 1));
+            while last > before.saturating_add(AHEAD)
+                && let Some((_, done)) = ordered.front_mut()
+            {
+                done.recv().await;
+                ordered.pop_front();
+                before = told;
+                told = ordered.front().map_or(at, |(start, _)| *start);
+                outcome = clock.advance(told).await;
+                if outcome.is_err() {
+                    break 'time;
+                }
+            }
+            let (under_way, done) = mpsc::channel(1);
+            ordered.push_back((at, done));
             for agent in &running.orders {
-                if agent.send(order(Instant::now())).await.is_err() {
+                let order = Order::new(at, grain, windows, Instant::now());
+                let order = order.with(under_way.clone());
+                if agent.send(order).await.is_err() {
                     break 'time;
                 }
                 // Or thousands of agents would make their batches before any
                 // connection is looked after.
                 tokio::task::yield_now().await;
             }
-            at = at.saturating_add(stride);
+            at = at.saturating_add(grain.length() * windows);
         }
+        drop(ordered);
         running.orders.clear();
         let counts = self.finish(running).await;
-        outcome.and(counts).map(|counts| (counts, at))
+        let told = match outcome {
+            Ok(()) => clock.advance(at).await,
+            failed => failed,
+        };
+        told.and(counts).map(|counts| (counts, at))
     }
 
     /// Sends `rate` windows a second for `warm_up` and then for `length`, of which
@@ -424,6 +456,8 @@ impl Fleet {
             orders.push(sender);
             tasks.spawn(async move {
                 let ended = agent.run(shared, receiver).await;
+                // What it owes waits for the next run.
+                agent.release();
                 (agent, ended)
             });
         }

@@ -40,7 +40,7 @@ const LATE_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked whether a minute is over.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How soon it is looked again when one was: more may have come meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes of rows that are written together.
 const WRITE_BYTES: usize = 4 << 20;
 

@@ -43,7 +43,7 @@ const MAX_WAITS: usize = 10_000;
 /// How far back steps are computed again after a start.
 const LOOK_BACK: Duration = Duration::from_secs(600);
 /// How soon it is looked again when a step was over: more may be by then.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Looks at steps that are over.
 #[derive(Debug)]

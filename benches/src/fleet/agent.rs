@@ -3,6 +3,7 @@
 //! flight, a new stream after a refusal that is to be retried.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// One batch that is to be sent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Order {
     start: UnixNanos,
     grain: Grain,
@@ -46,6 +47,8 @@ pub(super) struct Order {
     due: Instant,
     /// Whether the time of its acknowledgement counts.
     is_timed: bool,
+    /// Dropped once nothing more is done for it.
+    under_way: Option<mpsc::Sender<Infallible>>,
 }
 
 impl Order {
@@ -56,11 +59,18 @@ impl Order {
             windows,
             due,
             is_timed: true,
+            under_way: None,
         }
     }
 
-    pub(super) const fn timed(self, is_timed: bool) -> Self {
+    pub(super) fn timed(self, is_timed: bool) -> Self {
         Self { is_timed, ..self }
+    }
+
+    /// With what is to be dropped once nothing more is done for it.
+    pub(super) fn with(self, under_way: mpsc::Sender<Infallible>) -> Self {
+        let under_way = Some(under_way);
+        Self { under_way, ..self }
     }
 
     fn slots(&self, pod: u32) -> Vec<Slot> {
@@ -184,6 +194,13 @@ impl Agent {
 
     pub(super) fn owed(&self) -> usize {
         self.owed.len()
+    }
+
+    /// What it still owes is under way no longer.
+    pub(super) fn release(&mut self) {
+        for owed in &mut self.owed {
+            owed.order.under_way = None;
+        }
     }
 
     pub(super) fn disconnect(&mut self) {

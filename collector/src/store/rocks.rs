@@ -17,12 +17,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rocksdb::{
-    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType,
-    DBWithThreadMode, MultiThreaded, Options, WriteBufferManager,
+    BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompactionStyle,
+    DBCompressionType, DBWithThreadMode, MultiThreaded, Options, WriteBufferManager,
 };
 
 use self::recent::Recent;
 use self::write::synced;
+use super::tier::Tier;
 use super::{Kept, ServiceId, StoreError, keys, rows};
 
 type Db = DBWithThreadMode<MultiThreaded>;
@@ -97,7 +98,7 @@ fn read_error(source: rocksdb::Error) -> StoreError {
     StoreError::Read(Box::new(source))
 }
 
-fn family_options(cache: &Cache) -> Options {
+fn family_options(name: &str, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_block_size(BLOCK_BYTES);
@@ -114,7 +115,21 @@ fn family_options(cache: &Cache) -> Options {
     options.set_write_buffer_size(WRITE_BUFFER_BYTES);
     options.set_target_file_size_base(FILE_BYTES);
     options.set_level_zero_file_num_compaction_trigger(FLUSHED_FILES);
+    if is_all_over(name) {
+        options.set_compaction_style(DBCompactionStyle::Universal);
+    }
     options
+}
+
+/// Whether what is new belongs all over what a family has, instead of behind it: each
+/// hour of a month, and each day of a year, has a row behind those of every series. In
+/// levels all of a family would be written again for each part that comes.
+fn is_all_over(name: &str) -> bool {
+    let tier = name.split_once('/').map(|(tier, _)| tier);
+    [Tier::Hour, Tier::Day]
+        .map(Tier::family_name)
+        .iter()
+        .any(|all_over| tier == Some(all_over))
 }
 
 fn is_dropped_one_day(name: &str) -> bool {
@@ -182,7 +197,7 @@ impl RocksStore {
             source: Box::new(source),
         };
         let cache = Cache::new_lru_cache(memory.blocks);
-        let mut options = family_options(&cache);
+        let mut options = family_options(STATE, &cache);
         options.create_if_missing(access == Access::ReadWrite);
         options.create_missing_column_families(access == Access::ReadWrite);
         options.set_max_background_jobs(2);
@@ -207,7 +222,7 @@ impl RocksStore {
         }
         let families = names
             .iter()
-            .map(|name| ColumnFamilyDescriptor::new(name, family_options(&cache)));
+            .map(|name| ColumnFamilyDescriptor::new(name, family_options(name, &cache)));
         let db = match access {
             Access::ReadWrite => Db::open_cf_descriptors(&options, path, families),
             Access::ReadOnly => Db::open_cf_descriptors_read_only(&options, path, families, false),
@@ -300,7 +315,7 @@ impl RocksStore {
         let mut families = self.kept_families();
         if self.db.cf_handle(name).is_none() {
             self.db
-                .create_cf(name, &family_options(&self.cache))
+                .create_cf(name, &family_options(name, &self.cache))
                 .map_err(write_error)?;
             families.insert(name.to_owned());
         }
