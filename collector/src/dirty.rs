@@ -82,6 +82,11 @@ impl Dirty {
         }
     }
 
+    /// Start of the earliest step that waits, in seconds since 1970.
+    pub fn earliest(&self) -> Option<u64> {
+        self.lock().steps.keys().next().copied()
+    }
+
     /// Takes the marks of the earliest step that ended before `now_s`.
     pub fn take(&self, now_s: u64) -> Option<(u64, BTreeSet<(ServiceId, SeriesId)>)> {
         let mut waiting = self.lock();
@@ -107,7 +112,7 @@ mod tests {
         mark(1, 61);
         mark(2, 119);
         mark(1, 70);
-        assert_eq!(dirty.take(119), None);
+        assert_eq!((dirty.take(119), dirty.earliest()), (None, Some(60)));
         let (step, marks) = dirty.take(120).unwrap();
         assert_eq!((step, marks.len()), (60, 2));
         assert_eq!(dirty.take(179), None);

@@ -39,7 +39,8 @@ const GRACE: Duration = Duration::from_secs(15);
 const LATE_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked whether a minute is over.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How soon it is looked again when one was: more may have come meanwhile.
+/// How soon it is looked again when one was: more may have come meanwhile. Then twice
+/// as long each time.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes of rows that are written together.
 const WRITE_BYTES: usize = 4 << 20;
@@ -150,6 +151,7 @@ impl Rollup {
     pub async fn run(self, shutdown: CancellationToken) {
         let rollup = Arc::new(self);
         let mut is_marked = false;
+        let mut pause = LOOK_EVERY;
         loop {
             let turn = Arc::clone(&rollup);
             let marked = is_marked;
@@ -160,7 +162,7 @@ impl Rollup {
                 turn.turn()
             })
             .await;
-            let mut pause = LOOK_EVERY;
+            pause = (2 * pause).min(LOOK_EVERY);
             match done {
                 Ok(Ok(was_over)) => {
                     is_marked = true;

@@ -120,10 +120,28 @@ pub struct Running {
     parts: JoinSet<()>,
     stop_parts: CancellationToken,
     store: Arc<dyn Store>,
+    rolled: Arc<Rolled>,
+    dirty: Arc<Dirty>,
     writer: Option<std::thread::JoinHandle<()>>,
     /// Cancelled when the writer ends.
     writer_ended: CancellationToken,
     profiling: Option<Profiling>,
+}
+
+/// What tells which minutes wait to be summed up or looked at.
+#[derive(Clone, Debug)]
+pub struct Backlog {
+    rolled: Arc<Rolled>,
+    dirty: Arc<Dirty>,
+}
+
+impl Backlog {
+    /// Start of the earliest minute that waits, in seconds since 1970; the present one
+    /// always does once it has a window.
+    pub fn earliest(&self) -> Option<u64> {
+        let earliest = [self.rolled.earliest(), self.dirty.earliest()];
+        earliest.into_iter().flatten().min()
+    }
 }
 
 impl Running {
@@ -140,6 +158,14 @@ impl Running {
     /// The store, for those who measure it.
     pub fn store(&self) -> Arc<dyn Store> {
         Arc::clone(&self.store)
+    }
+
+    /// What tells which minutes wait, for those who measure it.
+    pub fn backlog(&self) -> Backlog {
+        Backlog {
+            rolled: Arc::clone(&self.rolled),
+            dirty: Arc::clone(&self.dirty),
+        }
     }
 
     /// Waits for the shutdown and stops every part in order. When a part ends by
@@ -315,6 +341,7 @@ pub async fn start_on(
         Budget::new(shares.queries),
         Arc::clone(&clock),
     );
+    let kept_dirty = Arc::clone(&dirty);
     let deletion = Arc::new(Deletion::new(deletion::Parts {
         store: Arc::clone(&store),
         trees: Arc::clone(&trees),
@@ -386,7 +413,7 @@ pub async fn start_on(
             stop_parts.clone(),
         ));
     }
-    let kept_store = Arc::clone(&store);
+    let (kept_store, kept_rolled) = (Arc::clone(&store), Arc::clone(&rolled));
     let names = Names::new(
         Arc::clone(&store),
         Arc::clone(&trees),
@@ -447,6 +474,8 @@ pub async fn start_on(
         parts,
         stop_parts,
         store: kept_store,
+        rolled: kept_rolled,
+        dirty: kept_dirty,
         writer: Some(writer),
         writer_ended,
         profiling: profiling.flatten(),

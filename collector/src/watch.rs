@@ -108,7 +108,7 @@ impl Watch {
             let was_over = blocking(move || Ok(turn.turn())).await.unwrap_or(false);
             pause = match was_over {
                 true => LOOK_AGAIN,
-                false => look_every,
+                false => (2 * pause).min(look_every),
             };
         }
     }

@@ -1,7 +1,8 @@
 //! A collector for measuring: it believes the time it is told.
 //!
-//! Reads lines: `clock NANOSECONDS` sets the clock, `compact` waits for the
-//! engine to merge what it has. Each is answered with a line. Ends in order
+//! Reads lines: `clock NANOSECONDS` sets the clock, once no minute waits that was over
+//! a while before: time that is told passes no faster than a collector can follow,
+//! as real time does. `compact` waits for the engine to merge what it has. Each is answered with a line. Ends in order
 //! when its standard input does.
 
 #![forbid(unsafe_code)]
@@ -10,15 +11,25 @@ use std::io::{BufRead as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use benches::fatal::{FatalStore, Place};
 use benches::process;
 use clap::Parser;
 use collector::config::{Config, ENV_PREFIX, Overrides};
+use collector::serve::Backlog;
 use collector::store::Store;
 use proto::window::{Clock, UnixNanos};
 use tokio_util::sync::CancellationToken;
+
+/// Seconds that a minute may wait after it began before the time stands still: its own
+/// length, the wait for stragglers, and as much again.
+const MOST_BEHIND_S: u64 = 150;
+/// How often it is looked whether it waits.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Longest that the time stands still.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs a collector whose clock is set by lines on standard input.
 #[derive(Debug, Parser)]
@@ -88,11 +99,25 @@ fn say(line: &str) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
+/// Waits until the collector is not far behind its clock any more, or seems to be stuck.
+fn follow(clock: &ToldClock, backlog: &Backlog) {
+    let began = Instant::now();
+    let present = u64::try_from(clock.now().seconds()).unwrap_or(0);
+    while backlog
+        .earliest()
+        .is_some_and(|first| first.saturating_add(MOST_BEHIND_S) < present)
+        && began.elapsed() < PATIENCE
+    {
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
 /// The answer to `line`.
-fn answer(line: &str, clock: &ToldClock, store: &dyn Store) -> String {
+fn answer(line: &str, clock: &ToldClock, backlog: &Backlog, store: &dyn Store) -> String {
     match line.split_once(' ') {
         Some(("clock", time)) => match time.trim().parse() {
             Ok(now) => {
+                follow(clock, backlog);
                 // Time never goes back: an earlier one is a mistake of the caller.
                 clock.0.fetch_max(now, Ordering::Relaxed);
                 "clock".to_owned()
@@ -108,9 +133,9 @@ fn answer(line: &str, clock: &ToldClock, store: &dyn Store) -> String {
 }
 
 /// Answers every line until there are no more.
-fn listen(clock: &ToldClock, store: &dyn Store) -> anyhow::Result<()> {
+fn listen(clock: &ToldClock, backlog: &Backlog, store: &dyn Store) -> anyhow::Result<()> {
     for line in std::io::stdin().lock().lines() {
-        say(&answer(&line?, clock, store))?;
+        say(&answer(&line?, clock, backlog, store))?;
     }
     Ok(())
 }
@@ -128,9 +153,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     say(&format!("listening {}", running.address()))?;
     // A thread of its own, so that the time is taken over however busy the
     // others are.
-    let store = running.store();
+    let (store, backlog) = (running.store(), running.backlog());
     let reader = std::thread::spawn(move || {
-        let answered = listen(&clock, &*store);
+        let answered = listen(&clock, &backlog, &*store);
         drop(store);
         shutdown.cancel();
         answered

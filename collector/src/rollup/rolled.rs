@@ -111,6 +111,15 @@ pub enum MinuteMarks {
     Unknown,
 }
 
+impl State {
+    /// The earliest minute with marks, or of which marks were left out.
+    fn earliest(&self) -> Option<u64> {
+        let marked = self.marks.keys().next().copied();
+        let unmarked = self.unmarked.first().copied();
+        marked.into_iter().chain(unmarked).min()
+    }
+}
+
 impl Rolled {
     /// Reads what `store` says; in a store without sums they begin at its first
     /// window, or now.
@@ -246,14 +255,18 @@ impl Rolled {
         }
     }
 
+    /// Start of the earliest minute that got a window and is not summed up, in seconds
+    /// since 1970.
+    pub fn earliest(&self) -> Option<u64> {
+        self.state().earliest()
+    }
+
     /// The next minute before `until_s` that got a window, with its marks,
     /// which are forgotten.
     pub fn take(&self, until_s: u64) -> Option<(u64, MinuteMarks)> {
         let mut guard = self.state();
         let state = &mut *guard;
-        let marked = state.marks.keys().next().copied();
-        let unmarked = state.unmarked.first().copied();
-        let first = marked.into_iter().chain(unmarked).min()?;
+        let first = state.earliest()?;
         if first.saturating_add(MINUTE_S) > until_s {
             return None;
         }
