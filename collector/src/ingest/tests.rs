@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::resolve::{SharedDictionary, lock};
-use super::writer::{MAX_INSTANCES, Outcome, Submission, Writer};
+use super::writer::{MAX_INSTANCES, Names, Outcome, Submission, Writer};
 use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::metrics::Metrics;
@@ -270,7 +270,7 @@ impl Stream {
             sequence,
             is_import: false,
             windows,
-            dictionary: Arc::clone(&self.dictionary),
+            names: Names::Stream(Arc::clone(&self.dictionary)),
             max_instances: MAX_INSTANCES,
             room: None,
             reply,
@@ -528,7 +528,7 @@ fn a_batch_whose_reading_fails_half_way_counts_once_when_it_comes_again() {
                 sequence,
                 is_import: false,
                 windows,
-                dictionary: Arc::clone(&stream.dictionary),
+                names: Names::Stream(Arc::clone(&stream.dictionary)),
                 max_instances: MAX_INSTANCES,
                 room: None,
                 reply,
@@ -609,7 +609,7 @@ fn a_service_has_no_more_series_than_allowed() {
             sequence: batch + 1,
             is_import: false,
             windows,
-            dictionary: Arc::clone(&stream.dictionary),
+            names: Names::Stream(Arc::clone(&stream.dictionary)),
             max_instances: MAX_INSTANCES,
             room: None,
             reply,
