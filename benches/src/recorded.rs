@@ -40,7 +40,11 @@ mod tests {
             assert_eq!(dense.left_out.pooled_samples, 0, "{}", recorded.name);
             let values = dense.columns.iter().flat_map(|column| &column.values);
             assert!(values.sum::<i64>() > 0, "{}", recorded.name);
-            (recorded.name, dense.columns.len(), dense.stacks.len())
+            (
+                recorded.name,
+                dense.columns.len(),
+                dense.words.stack_count(),
+            )
         });
         let expected = expect_test::expect![[r#"
             [

@@ -17,7 +17,7 @@ use std::time::Duration;
 use proto::codec::{self, CodecError};
 use proto::limits::MAX_STRING_BYTES;
 use proto::profile::{Column, Facts};
-use proto::stack::{Frame, Stack};
+use proto::stack::Stack;
 use proto::value_type::ProfileType;
 use proto::window::UnixNanos;
 
@@ -27,11 +27,13 @@ mod perf_script;
 mod pprof;
 mod speedscope;
 mod tally;
+mod words;
 
 pub use folded::FoldedError;
 pub use perf_script::PerfScriptError;
 pub use pprof::PprofFileError;
 pub use speedscope::SpeedscopeError;
+pub use words::{Key, Words};
 
 /// How a foreign file is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -177,25 +179,12 @@ pub struct Dense {
     pub start: Option<UnixNanos>,
     /// How long it took, if the file says so.
     pub duration: Option<Duration>,
-    /// The frames.
-    pub frames: Vec<Frame>,
-    /// Leaf first: places in `frames`.
-    pub stacks: Vec<Box<[u32]>>,
+    /// The stacks and their frames.
+    pub words: Words,
     /// One value per stack.
     pub columns: Vec<Column>,
     /// What was not kept.
     pub left_out: LeftOut,
-}
-
-impl Dense {
-    /// Every stack with its frames.
-    fn stacks(&self) -> Vec<Stack> {
-        let frame = |place: &u32| self.frames.get(usize::try_from(*place).ok()?).cloned();
-        let stacks = self.stacks.iter();
-        stacks
-            .map(|stack| stack.iter().filter_map(frame).collect())
-            .collect()
-    }
 }
 
 impl From<Dense> for Imported {
@@ -203,7 +192,7 @@ impl From<Dense> for Imported {
         Self {
             start: dense.start,
             duration: dense.duration,
-            stacks: dense.stacks(),
+            stacks: dense.words.stacks(),
             columns: dense.columns,
             left_out: dense.left_out,
         }

@@ -30,17 +30,41 @@ pub enum CodecError {
     },
 }
 
-/// Reads all of `reader`, at most `cap` bytes.
-fn read_capped(reader: impl Read, cap: usize, format: &'static str) -> Result<Vec<u8>, CodecError> {
-    let mut out = Vec::new();
-    let limit = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
-    reader
-        .take(limit)
-        .read_to_end(&mut out)
-        .map_err(|source| CodecError::Corrupt { format, source })?;
-    if out.len() > cap {
+/// Least room for what comes next, in bytes.
+const CHUNK_BYTES: usize = 32 << 10;
+
+/// Reads all of `reader`, about `expected` bytes and at most `cap`. It is given all
+/// the room there is at once: decoders are faster with much.
+fn read_capped(
+    mut reader: impl Read,
+    expected: usize,
+    cap: usize,
+    format: &'static str,
+) -> Result<Vec<u8>, CodecError> {
+    // One more, by which it shows that there is too much.
+    let most = cap.saturating_add(1);
+    let mut out = vec![0; expected.min(most)];
+    let mut length = 0_usize;
+    loop {
+        if length == out.len() {
+            if length > cap {
+                return Err(CodecError::TooLarge { cap });
+            }
+            let more = length.max(CHUNK_BYTES).saturating_add(length);
+            out.resize(more.min(most), 0);
+        }
+        let room = out.get_mut(length..).unwrap_or_default();
+        match reader.read(room) {
+            Ok(0) => break,
+            Ok(read) => length = length.saturating_add(read),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(CodecError::Corrupt { format, source }),
+        }
+    }
+    if length > cap {
         return Err(CodecError::TooLarge { cap });
     }
+    out.truncate(length);
     Ok(out)
 }
 
@@ -50,7 +74,17 @@ fn read_capped(reader: impl Read, cap: usize, format: &'static str) -> Result<Ve
 ///
 /// [`CodecError::TooLarge`] past the cap, [`CodecError::Corrupt`] otherwise.
 pub fn gunzip(bytes: &[u8], cap: usize) -> Result<Vec<u8>, CodecError> {
-    read_capped(flate2::read::MultiGzDecoder::new(bytes), cap, "gzip")
+    let reader = flate2::bufread::MultiGzDecoder::new(bytes);
+    read_capped(reader, gunzip_len(bytes), cap, "gzip")
+}
+
+/// The length that gzip says it unpacks to, as far as it can be believed: texts
+/// seldom shrink to less than a tenth.
+fn gunzip_len(bytes: &[u8]) -> usize {
+    let told = bytes.last_chunk::<4>().copied().unwrap_or_default();
+    let told = usize::try_from(u32::from_le_bytes(told)).unwrap_or(usize::MAX);
+    // One more, so that the end is seen without growing.
+    told.min(bytes.len().saturating_mul(10)).saturating_add(1)
 }
 
 /// Packs `bytes` as gzip.
@@ -107,7 +141,7 @@ pub fn unzstd(bytes: &[u8], cap: usize) -> Result<Vec<u8>, CodecError> {
             format: "zstd",
             source,
         })?;
-    read_capped(decoder, cap, "zstd")
+    read_capped(decoder, 0, cap, "zstd")
 }
 
 thread_local! {

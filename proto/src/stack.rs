@@ -123,6 +123,59 @@ impl Frame {
     }
 }
 
+/// A frame whose texts are held by somebody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRef<'a> {
+    /// What kind of code it runs.
+    pub kind: FrameKind,
+    /// Name to show, demangled.
+    pub function: &'a str,
+    /// Name in the binary, when it differs.
+    pub system_name: &'a str,
+    /// Source file.
+    pub file: &'a str,
+    /// Line where the function begins.
+    pub start_line: u32,
+    /// Line that ran.
+    pub line: u32,
+    /// Build id of the module in hexadecimal.
+    pub build_id: &'a str,
+    /// Offset in the module's file, for a frame without a symbol.
+    pub file_offset: u64,
+}
+
+impl<'a> FrameRef<'a> {
+    /// Returns a frame that has a name and nothing else.
+    pub fn named(kind: FrameKind, function: &'a str) -> Self {
+        Self {
+            kind,
+            function,
+            system_name: "",
+            file: "",
+            start_line: 0,
+            line: 0,
+            build_id: "",
+            file_offset: 0,
+        }
+    }
+}
+
+impl Frame {
+    /// The frame without holding its texts.
+    pub fn borrowed(&self) -> FrameRef<'_> {
+        FrameRef {
+            kind: self.kind,
+            function: &self.function,
+            system_name: &self.system_name,
+            file: &self.file,
+            start_line: self.start_line,
+            line: self.line,
+            build_id: &self.build_id,
+            file_offset: self.file_offset,
+        }
+    }
+}
+
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.function)?;

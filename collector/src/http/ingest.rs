@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Json, Response};
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ORIGIN};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use proto::dictionary::{Decoder, WireWindow};
+use proto::dictionary::WireWindow;
 use proto::labels::{LabelSet, NAMESPACE, SERVICE};
 use proto::limits::INSTANCE_BYTES;
 use proto::pb::tepui::RefusalCode;
@@ -35,10 +35,9 @@ use super::App;
 use super::error::ApiError;
 use super::params::given;
 use crate::auth::Principal;
-use crate::import::{self, Dense, Limits};
+use crate::import::{self, Dense, Limits, Words};
 use crate::ingest::intake::{Intake, RETRY_AFTER, overloaded, size_kib, stopping};
-use crate::ingest::resolve::lock;
-use crate::ingest::writer::{MAX_INSTANCES, MAX_NAMED_SENDERS, Outcome, Submission};
+use crate::ingest::writer::{MAX_INSTANCES, MAX_NAMED_SENDERS, Names, Outcome, Submission};
 use crate::query::ServiceName;
 use crate::time_range::{self, rfc3339};
 
@@ -167,20 +166,15 @@ impl PprofDoor {
         tenant: &str,
         sender: Option<Sender>,
         window: WireWindow,
-        dictionary: Decoder,
+        words: Words,
         place: OwnedSemaphorePermit,
     ) -> Result<bool, ApiError> {
         let windows = vec![Ok(window)];
-        let words = dictionary
-            .memory_bytes()
-            .saturating_add(dictionary.text_bytes());
-        let words = u32::try_from(words / 1024).unwrap_or(u32::MAX);
-        let kib = size_kib(&windows).saturating_add(words);
+        let words_kib = u32::try_from(words.bytes() / 1024).unwrap_or(u32::MAX);
+        let kib = size_kib(&windows).saturating_add(words_kib);
         let room = self.intake.room(kib).await;
         let room = room.map_err(|outcome| self.refuse(outcome))?;
         drop(place);
-        let held = self.intake.begin();
-        lock(&held).decoder = dictionary;
         let (reply, outcome) = oneshot::channel();
         let (instance, sequence, max_instances) = match sender {
             Some(sender) => (sender.instance(tenant), sender.number, MAX_NAMED_SENDERS),
@@ -195,7 +189,7 @@ impl PprofDoor {
             sequence,
             is_import: false,
             windows,
-            dictionary: held,
+            names: Names::Whole(words),
             max_instances,
             room: Some(room),
             reply,
@@ -386,18 +380,16 @@ pub async fn pprof(
     let wire = WireWindow {
         labels: Arc::new(params.labels),
         window,
-        stacks: (0..).take(dense.stacks.len()).collect(),
+        stacks: (0..).take(dense.words.stack_count()).collect(),
         columns: dense.columns,
         facts: Facts {
             dropped_labels: dense.left_out.sample_labels,
             ..Facts::default()
         },
     };
-    let dictionary = Decoder::of(dense.frames, dense.stacks)
-        .map_err(|error| app.ingest.reject(RefusalCode::TooLarge, chain(&error)))?;
     let door = &app.ingest;
     let duplicate = door
-        .store(&principal.tenant, params.sender, wire, dictionary, reading)
+        .store(&principal.tenant, params.sender, wire, dense.words, reading)
         .await?;
     Ok(Json(Stored {
         duplicate,

@@ -155,7 +155,7 @@ fn push_stack(tally: &mut Tally<'_>, names: &str) {
         if frame.kind != FrameKind::Synthetic {
             caller = frame.kind;
         }
-        ids.push(tally.frame(frame));
+        ids.push(tally.frame(frame.borrowed()));
     }
     for id in ids.into_iter().rev() {
         tally.push(id);

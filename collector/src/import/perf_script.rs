@@ -439,7 +439,7 @@ impl Reader<'_> {
 
 fn push(tally: &mut Tally<'_>, frame: Option<Frame>) {
     if let Some(frame) = frame {
-        let id = tally.frame(frame);
+        let id = tally.frame(frame.borrowed());
         tally.push(id);
     }
 }

@@ -1,4 +1,5 @@
 //! pprof files: `profile.proto`, through the checked view of [`proto::pprof`].
+//! What a location stands for is looked up once, however many samples name it.
 //!
 //! Sample types become columns as the agent makes them of Go's endpoint: CPU is
 //! counted in samples that are worth one period each where that is exact, and
@@ -6,22 +7,24 @@
 //! counted. All frames that have a name are of one kind of code, the one that
 //! most source files of the profile are written in.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use proto::limits::MAX_COLUMNS;
-use proto::pprof::{MAX_PROFILE_BYTES, PprofError, PprofLimits, PprofTable};
+use proto::pprof::{MAX_PROFILE_BYTES, PprofError, PprofFrame, PprofLimits, PprofTable, unpack};
 use proto::profile::Column;
-use proto::stack::FrameKind;
+use proto::stack::{FrameKind, FrameRef};
 use proto::value_type::{ProfileType, Temporality, ValueType, ValueTypeError};
 use proto::window::UnixNanos;
 
 use super::known::{kind_of_file, type_called};
-use super::tally::{ColumnId, FrameId, Scale, Tally};
+use super::tally::{ColumnId, Scale, Tally};
+use super::words::{FrameId, FunctionId};
 use super::{Dense, Limits};
 
 /// The profile's name when no sample type is a known one.
 const UNKNOWN_PROFILE: &str = "pprof";
+/// What functions that give back a lock have in their names.
+const UNLOCK: &str = "nlock";
 
 /// Why a file is no usable pprof profile.
 #[derive(Debug, thiserror::Error)]
@@ -47,16 +50,18 @@ pub enum PprofFileError {
 }
 
 /// The kind of code that most source files are written in.
-fn language_of(files: &mut dyn Iterator<Item = &str>) -> FrameKind {
-    let mut counts: HashMap<FrameKind, u64> = HashMap::new();
+fn language_of<'a>(files: impl Iterator<Item = &'a str>) -> FrameKind {
+    let mut counts = FrameKind::ALL.map(|(kind, _)| (0_u64, kind));
     for kind in files.filter_map(kind_of_file) {
-        let count = counts.entry(kind).or_default();
-        *count = count.saturating_add(1);
+        if let Some((count, _)) = counts.iter_mut().find(|(_, other)| *other == kind) {
+            *count = count.saturating_add(1);
+        }
     }
-    let most = counts
-        .into_iter()
-        .max_by_key(|(kind, count)| (*count, *kind));
-    most.map_or(FrameKind::Native, |(kind, _)| kind)
+    let most = counts.into_iter().max();
+    most.map_or(FrameKind::Native, |(count, kind)| match count {
+        0 => FrameKind::Native,
+        _ => kind,
+    })
 }
 
 /// Reads a profile, gzipped or not.
@@ -70,24 +75,27 @@ pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<Dense, PprofFileErro
         unpacked_bytes: limits.file_bytes.min(MAX_PROFILE_BYTES),
         decoded_bytes: limits.decoded_bytes,
     };
-    let profile = PprofTable::parse(bytes, sizes, language_of).map_err(PprofFileError::Profile)?;
+    let raw = unpack(bytes, sizes).map_err(PprofFileError::Profile)?;
+    let profile = PprofTable::parse(&raw, sizes).map_err(PprofFileError::Profile)?;
     let mut tally = Tally::new(limits);
     let columns = add_columns(&mut tally, &profile)?;
-    // What each location is in the tally, once a sample has named it.
-    let mut known: Vec<Option<Box<[FrameId]>>> = vec![None; profile.locations.len()];
-    for sample in &profile.samples {
+    let mut known = Known::new(&profile);
+    tally.expect(
+        profile.function_count(),
+        profile.location_count(),
+        profile.sample_count(),
+    );
+    let mut labels = 0_u64;
+    let mut samples = profile.samples();
+    while let Some(sample) = samples.next().map_err(PprofFileError::Profile)? {
+        labels = labels.saturating_add(sample.labels.saturating_add(sample.numeric_labels));
         if sample.values.iter().all(|value| *value == 0) {
             continue;
         }
-        for &place in &sample.locations {
-            if let Some(slot) = known.get_mut(place) {
-                let frames = slot.get_or_insert_with(|| {
-                    let frames = profile.frames(place).iter();
-                    frames.map(|frame| tally.frame(frame.clone())).collect()
-                });
-                for &frame in &*frames {
-                    tally.push(frame);
-                }
+        for &location in &sample.locations {
+            let frames = known.frames(location, &mut tally);
+            for &frame in frames.map_err(PprofFileError::Profile)? {
+                tally.push(frame);
             }
             // A short list of long locations must not cost as much as they say.
             if tally.is_cut() {
@@ -103,8 +111,90 @@ pub(super) fn read(bytes: &[u8], limits: &Limits) -> Result<Dense, PprofFileErro
     drop_repeated_samples(&mut dense.columns);
     dense.start = (profile.time_ns > 0).then(|| UnixNanos::new(profile.time_ns));
     dense.duration = duration(profile.duration_ns);
-    dense.left_out.sample_labels = labels_of(&profile);
+    dense.left_out.sample_labels = labels;
     Ok(dense)
+}
+
+/// What functions and locations of a profile are in a tally, once a sample has named
+/// them.
+struct Known<'p, 'a> {
+    profile: &'p PprofTable<'a>,
+    kind: FrameKind,
+    /// `None` within for what there was no room for.
+    functions: Vec<Option<Option<FunctionId>>>,
+    /// Of each location: its frames among `frames`; an empty span when it was not
+    /// named yet.
+    locations: Vec<(usize, usize)>,
+    frames: Vec<FrameId>,
+}
+
+impl<'p, 'a> Known<'p, 'a> {
+    fn new(profile: &'p PprofTable<'a>) -> Self {
+        Self {
+            profile,
+            kind: language_of(profile.files()),
+            functions: vec![None; profile.function_count()],
+            locations: vec![(0, 0); profile.location_count()],
+            frames: Vec::new(),
+        }
+    }
+
+    /// The frames of a location, innermost first.
+    fn frames(&mut self, location: usize, tally: &mut Tally<'_>) -> Result<&[FrameId], PprofError> {
+        let (mut start, mut end) = self.locations.get(location).copied().unwrap_or_default();
+        if start == end {
+            start = self.frames.len();
+            let profile = self.profile;
+            for frame in profile.frames(location) {
+                let frame = self.frame(&frame?, tally)?;
+                self.frames.push(frame);
+            }
+            end = self.frames.len();
+            if let Some(place) = self.locations.get_mut(location) {
+                *place = (start, end);
+            }
+        }
+        Ok(self.frames.get(start..end).unwrap_or_default())
+    }
+
+    fn frame(
+        &mut self,
+        frame: &PprofFrame<'a>,
+        tally: &mut Tally<'_>,
+    ) -> Result<FrameId, PprofError> {
+        match frame {
+            PprofFrame::Line { function, line } => {
+                let function = self.function(*function, tally)?;
+                Ok(function.map_or(FrameId::NONE, |function| tally.frame_of(function, *line, 0)))
+            }
+            PprofFrame::Address {
+                name,
+                build_id,
+                file_offset,
+            } => Ok(tally.frame(FrameRef {
+                build_id,
+                file_offset: *file_offset,
+                ..FrameRef::named(FrameKind::Unsymbolized, name)
+            })),
+        }
+    }
+
+    fn function(
+        &mut self,
+        number: usize,
+        tally: &mut Tally<'_>,
+    ) -> Result<Option<FunctionId>, PprofError> {
+        if let Some(Some(known)) = self.functions.get(number) {
+            return Ok(*known);
+        }
+        let function = self.profile.function(number)?;
+        let texts = [function.name, function.system_name, function.file, ""];
+        let id = tally.function(self.kind, function.start_line, texts);
+        if let Some(place) = self.functions.get_mut(number) {
+            *place = Some(id);
+        }
+        Ok(id)
+    }
 }
 
 fn duration(duration_ns: i64) -> Option<Duration> {
@@ -114,25 +204,16 @@ fn duration(duration_ns: i64) -> Option<Duration> {
         .map(Duration::from_nanos)
 }
 
-fn labels_of(profile: &PprofTable) -> u64 {
-    profile
-        .samples
-        .iter()
-        .fold(profile.numeric_labels, |sum, sample| {
-            sum.saturating_add(u64::try_from(sample.labels.len()).unwrap_or(u64::MAX))
-        })
-}
-
 /// Adds one column per sample type, in their order.
 fn add_columns(
     tally: &mut Tally<'_>,
-    profile: &PprofTable,
+    profile: &PprofTable<'_>,
 ) -> Result<Vec<ColumnId>, PprofFileError> {
     let types = &profile.sample_types;
     if types.is_empty() || types.len() > MAX_COLUMNS {
         return Err(PprofFileError::Types { count: types.len() });
     }
-    let name = profile_name(profile);
+    let name = profile_name(profile).map_err(PprofFileError::Profile)?;
     let mut columns = Vec::with_capacity(types.len());
     for sample in types {
         let period = profile.period_type.as_ref().unwrap_or(sample);
@@ -158,32 +239,35 @@ fn add_columns(
 }
 
 /// The name that the agent gives to such a profile.
-fn profile_name(profile: &PprofTable) -> String {
-    if profile
-        .sample_types
-        .iter()
-        .any(|t| t.kind() == "contentions")
-    {
-        return contention_name(profile).to_owned();
+fn profile_name(profile: &PprofTable<'_>) -> Result<String, PprofError> {
+    let mut kinds = profile.sample_types.iter();
+    if kinds.any(|t| t.kind() == "contentions") {
+        return contention_name(profile).map(str::to_owned);
     }
     let kinds = profile.sample_types.iter().chain(&profile.period_type);
     let mut known = kinds.filter_map(|kind| type_called(kind.kind()));
-    known
-        .next()
-        .map_or(UNKNOWN_PROFILE.to_owned(), |(known, _)| {
-            known.name().to_owned()
-        })
+    let known = known.next().map(|(known, _)| known.name().to_owned());
+    Ok(known.unwrap_or_else(|| UNKNOWN_PROFILE.to_owned()))
 }
 
 /// Go's mutex and block profiles have the same types. The first tells where a
 /// lock was given back, the second where something was waited for.
-fn contention_name(profile: &PprofTable) -> &'static str {
-    let is_unlock = profile.samples.iter().any(|sample| {
+fn contention_name(profile: &PprofTable<'_>) -> Result<&'static str, PprofError> {
+    let mut samples = profile.samples();
+    while let Some(sample) = samples.next()? {
         let leaf = sample.locations.first();
-        let leaf = leaf.and_then(|place| profile.frames(*place).first());
-        leaf.is_some_and(|leaf| leaf.function.contains("nlock"))
-    });
-    if is_unlock { "mutex" } else { "block" }
+        let Some(leaf) = leaf.and_then(|leaf| profile.frames(*leaf).next()) else {
+            continue;
+        };
+        let is_unlock = match leaf? {
+            PprofFrame::Line { function, .. } => profile.function(function)?.name.contains(UNLOCK),
+            PprofFrame::Address { name, .. } => name.contains(UNLOCK),
+        };
+        if is_unlock {
+            return Ok("mutex");
+        }
+    }
+    Ok("block")
 }
 
 /// Leaves the column `samples` out when it holds the very numbers that the

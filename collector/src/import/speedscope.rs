@@ -14,7 +14,8 @@ use proto::value_type::{ProfileType, Temporality, ValueType, ValueTypeError};
 use proto::window::UnixNanos;
 
 use super::known::type_called;
-use super::tally::{ColumnId, FrameId, Scale, Tally};
+use super::tally::{ColumnId, Scale, Tally};
+use super::words::FrameId;
 use super::{Assumed, Imported, Limits, excerpt};
 
 mod schema;
@@ -353,7 +354,7 @@ impl<'l> Group<'l> {
         let shared = context.frames.get(index).ok_or_else(no_such_frame)?;
         let slot = self.ids.get_mut(index).ok_or_else(no_such_frame)?;
         let tally = &mut self.tally;
-        let id = *slot.get_or_insert_with(|| tally.frame(shared.frame()));
+        let id = *slot.get_or_insert_with(|| tally.frame(shared.frame().borrowed()));
         tally.push(id);
         Ok(())
     }

@@ -1,16 +1,14 @@
 //! Adds up the samples of a file by stack, within [`Limits`].
 //!
 //! Every format goes through here, so caps and counts are the same for all.
-//! Maps hash with a random key: files are hostile.
 
-use std::collections::{HashMap, HashSet};
 use std::mem;
-use std::sync::Arc;
 
 use proto::profile::Column;
-use proto::stack::{Frame, FrameKind, Stack};
+use proto::stack::{FrameKind, FrameRef, Stack};
 use proto::value_type::{ProfileType, Temporality};
 
+use super::words::{Candidate, Collecting, FrameId, FunctionId};
 use super::{Assumed, Dense, LeftOut, Limits, start_of};
 
 /// Name of the stack that holds what is beyond a limit, as in `agent::delta`.
@@ -23,15 +21,6 @@ const FRAME_COST: usize = 64;
 const ENTRY_COST: usize = 32;
 /// What a stack costs per frame, as in [`proto::dictionary`].
 const STEP_COST: usize = 4;
-
-/// A frame of this tally.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct FrameId(u32);
-
-impl FrameId {
-    /// A frame for which there was no room.
-    const NONE: Self = Self(u32::MAX);
-}
 
 /// A stack of this tally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,11 +127,8 @@ impl Sums {
 #[derive(Debug)]
 pub(super) struct Tally<'l> {
     limits: &'l Limits,
-    texts: HashSet<Arc<str>>,
-    ids: HashMap<Frame, FrameId>,
-    frames: Vec<Frame>,
     /// Stacks are numbered in the order of their first samples.
-    paths: HashMap<Box<[FrameId]>, StackId>,
+    words: Collecting,
     columns: Vec<Sums>,
     /// The stack that is being pushed.
     path: Vec<FrameId>,
@@ -157,10 +143,7 @@ impl<'l> Tally<'l> {
     pub(super) fn new(limits: &'l Limits) -> Self {
         Self {
             limits,
-            texts: HashSet::new(),
-            ids: HashMap::new(),
-            frames: Vec::new(),
-            paths: HashMap::new(),
+            words: Collecting::default(),
             columns: Vec::new(),
             path: Vec::new(),
             is_truncated: false,
@@ -168,6 +151,15 @@ impl<'l> Tally<'l> {
             spent_bytes: 0,
             left_out: LeftOut::default(),
         }
+    }
+
+    /// Makes room for about so many functions, frames and stacks, which the caller
+    /// has in memory.
+    pub(super) fn expect(&mut self, functions: usize, frames: usize, stacks: usize) {
+        let most = self.limits.dictionary_bytes / ENTRY_COST;
+        let stacks = stacks.min(self.limits.stacks);
+        let rows = [functions, frames, stacks].map(|count| count.min(most));
+        self.words.reserve(rows);
     }
 
     /// Most frames of a stack that are kept.
@@ -197,15 +189,51 @@ impl<'l> Tally<'l> {
     }
 
     /// The id of `frame`, whose texts are cut where they are too long.
-    pub(super) fn frame(&mut self, frame: Frame) -> FrameId {
-        let frame = self.cut_texts(frame);
-        if let Some(&id) = self.ids.get(&frame) {
-            return id;
+    pub(super) fn frame(&mut self, frame: FrameRef<'_>) -> FrameId {
+        let texts = [
+            frame.function,
+            frame.system_name,
+            frame.file,
+            frame.build_id,
+        ];
+        match self.function(frame.kind, frame.start_line, texts) {
+            Some(function) => self.frame_of(function, frame.line, frame.file_offset),
+            None => FrameId::NONE,
         }
-        if self.is_full() {
-            return FrameId::NONE;
+    }
+
+    /// The function with these texts: name, name in the binary, file and build id.
+    /// They are cut where they are too long. `None` when there is no room for it.
+    pub(super) fn function(
+        &mut self,
+        kind: FrameKind,
+        start_line: u32,
+        texts: [&str; 4],
+    ) -> Option<FunctionId> {
+        let function = Candidate::new(kind, start_line, texts.map(|text| self.cut_text(text)));
+        match self.words.find_function(&function) {
+            None if self.is_full() => None,
+            None => Some(self.admit_function(&function)),
+            known => known,
         }
-        self.admit_frame(frame)
+    }
+
+    /// The id of the frame at `line` of `function`, or at an offset in its module.
+    pub(super) fn frame_of(
+        &mut self,
+        function: FunctionId,
+        line: u32,
+        file_offset: u64,
+    ) -> FrameId {
+        let key = self.words.frame_key(function, line, file_offset);
+        match self.words.find_frame(key) {
+            Some(known) => known,
+            None if self.is_full() => FrameId::NONE,
+            None => {
+                self.spend(FRAME_COST);
+                self.words.add_frame(key, function, line, file_offset)
+            }
+        }
     }
 
     /// Puts `frame` on the stack that is being built, below the frame it was
@@ -253,31 +281,24 @@ impl<'l> Tally<'l> {
 
     /// Whether there is no stack.
     pub(super) fn is_empty(&self) -> bool {
-        self.paths.is_empty()
+        self.words.stack_count() == 0
     }
 
     /// The stacks in the order of their first samples, the columns in the order
     /// in which they were added, and what is missing.
     pub(super) fn finish(self) -> (Vec<Stack>, Vec<Column>, LeftOut) {
         let dense = self.finish_dense();
-        (dense.stacks(), dense.columns, dense.left_out)
+        (dense.words.stacks(), dense.columns, dense.left_out)
     }
 
     /// The same with each frame once.
     pub(super) fn finish_dense(self) -> Dense {
-        let count = self.paths.len();
-        let mut stacks: Vec<Box<[u32]>> = vec![Box::default(); count];
-        for (path, id) in self.paths {
-            if let Some(place) = stacks.get_mut(id.0) {
-                *place = path.iter().map(|frame| frame.0).collect();
-            }
-        }
+        let count = self.words.stack_count();
         let columns = self.columns.into_iter();
         Dense {
             start: None,
             duration: None,
-            frames: self.frames,
-            stacks,
+            words: self.words.finish(),
             columns: columns.map(|column| column.finish(count)).collect(),
             left_out: self.left_out,
         }
@@ -292,12 +313,15 @@ impl<'l> Tally<'l> {
     }
 
     fn stack_at(&mut self, path: &[FrameId]) -> StackId {
-        if let Some(&id) = self.paths.get(path) {
-            return id;
-        }
-        let has_room = self.paths.len() < self.limits.stacks && !self.is_full();
-        if has_room && !path.contains(&FrameId::NONE) {
-            return self.admit_stack(path);
+        let is_whole = !path.contains(&FrameId::NONE);
+        if is_whole {
+            let key = self.words.stack_key(path);
+            if let Some(known) = self.words.find_stack(key) {
+                return StackId(known);
+            }
+            if self.words.stack_count() < self.limits.stacks && !self.is_full() {
+                return self.admit_stack(path);
+            }
         }
         self.left_out.pooled_samples = self.left_out.pooled_samples.saturating_add(1);
         if let Some(id) = self.other {
@@ -309,62 +333,44 @@ impl<'l> Tally<'l> {
         id
     }
 
+    /// Adds a stack that is not known.
     fn admit_stack(&mut self, path: &[FrameId]) -> StackId {
-        let id = StackId(self.paths.len());
-        self.paths.insert(Box::from(path), id);
         self.spend(path.len().saturating_mul(STEP_COST) + ENTRY_COST);
-        id
+        let key = self.words.stack_key(path);
+        StackId(self.words.add_stack(key, path))
     }
 
     /// The id of a frame of ours, for which there is always room.
     fn synthetic(&mut self, name: &str) -> FrameId {
-        let frame = Frame::named(FrameKind::Synthetic, name);
-        match self.ids.get(&frame) {
-            Some(&id) => id,
-            None => self.admit_frame(frame),
-        }
-    }
-
-    fn admit_frame(&mut self, frame: Frame) -> FrameId {
-        let id = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
-        let frame = Frame {
-            function: self.text(&frame.function),
-            system_name: self.text(&frame.system_name),
-            file: self.text(&frame.file),
-            build_id: self.text(&frame.build_id),
-            ..frame
+        let function = Candidate::new(FrameKind::Synthetic, 0, [name, "", "", ""]);
+        let function = match self.words.find_function(&function) {
+            Some(known) => known,
+            None => self.admit_function(&function),
         };
-        self.spend(FRAME_COST);
-        self.frames.push(frame.clone());
-        self.ids.insert(frame, FrameId(id));
-        FrameId(id)
-    }
-
-    /// The one copy of `text`.
-    fn text(&mut self, text: &Arc<str>) -> Arc<str> {
-        if let Some(known) = self.texts.get(text) {
-            return Arc::clone(known);
-        }
-        self.spend(text.len().saturating_add(ENTRY_COST));
-        self.texts.insert(Arc::clone(text));
-        Arc::clone(text)
-    }
-
-    fn cut_texts(&mut self, frame: Frame) -> Frame {
-        Frame {
-            function: self.cut_text(frame.function),
-            system_name: self.cut_text(frame.system_name),
-            file: self.cut_text(frame.file),
-            build_id: self.cut_text(frame.build_id),
-            ..frame
+        let key = self.words.frame_key(function, 0, 0);
+        match self.words.find_frame(key) {
+            Some(known) => known,
+            None => {
+                self.spend(FRAME_COST);
+                self.words.add_frame(key, function, 0, 0)
+            }
         }
     }
 
-    fn cut_text(&mut self, text: Arc<str>) -> Arc<str> {
+    fn admit_function(&mut self, function: &Candidate<'_>) -> FunctionId {
+        let mut spent = 0_usize;
+        let id = self.words.add_function(function, |length| {
+            spent = spent.saturating_add(length).saturating_add(ENTRY_COST);
+        });
+        self.spend(spent);
+        id
+    }
+
+    fn cut_text<'t>(&mut self, text: &'t str) -> &'t str {
         if text.len() <= self.limits.name_bytes {
             return text;
         }
         self.left_out.cut_texts = self.left_out.cut_texts.saturating_add(1);
-        Arc::from(start_of(&text, self.limits.name_bytes))
+        start_of(text, self.limits.name_bytes)
     }
 }

@@ -296,8 +296,8 @@ impl StreamDictionary {
         tree: &mut impl FnMut(TreeId) -> Result<SharedTree, StoreError>,
     ) -> Result<u32, ResolveError> {
         let interned = if let Some(frame) = self.decoder.frame(id) {
-            let normal = symbols::normal(frame, self.all.rules);
-            trees::write(shared).intern_frame(&normal)
+            let normal = symbols::normal(frame.borrowed(), self.all.rules);
+            trees::write(shared).intern_frame(normal.frame())
         } else {
             // Forgotten since a service has it whole.
             let frame = self.whole(
@@ -310,7 +310,7 @@ impl StreamDictionary {
                 tree,
             )?;
             let frame = frame.ok_or(ResolveError::Unknown(id))?;
-            trees::write(shared).intern_frame(&frame)
+            trees::write(shared).intern_frame(frame.borrowed())
         };
         if let Some(resolved) = self.of_mut(of) {
             set(&mut resolved.frames, id, interned);

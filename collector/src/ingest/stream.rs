@@ -33,7 +33,7 @@ use tracing::{debug, info};
 use super::intake::{Intake, stopping};
 use super::messages::{Arrived, Arriving, Messages, ReadError};
 use super::resolve::{SharedDictionary, lock};
-use super::writer::{MAX_INSTANCES, Outcome, Submission};
+use super::writer::{MAX_INSTANCES, Names, Outcome, Submission};
 use crate::agents::Agents;
 use crate::auth::Principal;
 use crate::metrics::Metrics;
@@ -385,7 +385,7 @@ impl Push {
             sequence,
             is_import: self.is_import,
             windows,
-            dictionary: Arc::clone(&self.dictionary),
+            names: Names::Stream(Arc::clone(&self.dictionary)),
             max_instances: MAX_INSTANCES,
             room: Some(room),
             reply,

@@ -2,9 +2,8 @@
 //! share.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use proto::stack::Frame;
+use proto::stack::FrameRef;
 
 use crate::normalize::{Rules, Taken, normalize};
 
@@ -12,36 +11,53 @@ use crate::normalize::{Rules, Taken, normalize};
 /// every crate it speaks of.
 const RUST_V0: &str = "_R";
 
+/// A frame with normal names.
+#[derive(Debug)]
+pub(super) struct Normal<'a> {
+    frame: FrameRef<'a>,
+    function: Cow<'a, str>,
+    system_name: Cow<'a, str>,
+}
+
+impl Normal<'_> {
+    /// The frame.
+    pub(super) fn frame(&self) -> FrameRef<'_> {
+        FrameRef {
+            function: &self.function,
+            system_name: &self.system_name,
+            ..self.frame
+        }
+    }
+}
+
 /// `frame` with normal names. What was cut off its function goes where the frame
 /// says nothing yet.
-pub(super) fn normal(frame: &Frame, rules: Rules) -> Cow<'_, Frame> {
-    let function = normalize(frame.kind, &frame.function, rules);
+pub(super) fn normal(frame: FrameRef<'_>, rules: Rules) -> Normal<'_> {
+    let function = normalize(frame.kind, frame.function, rules);
     let system_name = match frame.system_name.starts_with(RUST_V0) && !rules.is_empty() {
         true => Cow::Borrowed(""),
-        false => normalize(frame.kind, &frame.system_name, rules).name,
+        false => normalize(frame.kind, frame.system_name, rules).name,
     };
-    if function.applied.is_empty() && *system_name == *frame.system_name {
-        return Cow::Borrowed(frame);
-    }
-    let mut normal = Frame {
-        function: Arc::from(&*function.name),
-        system_name: Arc::from(&*system_name),
-        ..frame.clone()
+    let mut normal = Normal {
+        frame,
+        function: function.name,
+        system_name,
     };
     match function.taken {
-        Some(Taken::ModuleOffset(offset)) if normal.file_offset == 0 => {
-            normal.file_offset = offset;
+        Some(Taken::ModuleOffset(offset)) if frame.file_offset == 0 => {
+            normal.frame.file_offset = offset;
         }
-        Some(Taken::StartLine(line)) if normal.start_line == 0 => normal.start_line = line,
+        Some(Taken::StartLine(line)) if frame.start_line == 0 => normal.frame.start_line = line,
         _ => {}
     }
-    Cow::Owned(normal)
+    normal
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::stack::FrameKind;
+    use proto::stack::{Frame, FrameKind};
+    use std::sync::Arc;
 
     #[test]
     fn two_builds_of_a_function_are_one_frame() {
@@ -52,18 +68,21 @@ mod tests {
             frame.at("run.rs", 7)
         };
         let (old, new) = (build("0123456789abcdef"), build("fedcba9876543210"));
-        let normal_old = normal(&old, Rules::DEFAULT).into_owned();
-        assert_eq!(normal(&new, Rules::DEFAULT).into_owned(), normal_old);
-        assert_eq!(&*normal_old.function, "logger::run");
-        assert_eq!((&*normal_old.file, normal_old.line), ("run.rs", 7));
-        assert!(matches!(normal(&old, Rules::NONE), Cow::Borrowed(_)));
+        let normal_old = normal(old.borrowed(), Rules::DEFAULT);
+        let normal_new = normal(new.borrowed(), Rules::DEFAULT);
+        assert_eq!(normal_new.frame(), normal_old.frame());
+        assert_eq!(normal_old.frame().function, "logger::run");
+        let place = (normal_old.frame().file, normal_old.frame().line);
+        assert_eq!(place, ("run.rs", 7));
+        let same = normal(old.borrowed(), Rules::NONE);
+        assert_eq!(same.frame(), old.borrowed());
     }
 
     #[test]
     fn what_was_cut_off_goes_where_the_frame_says_nothing() {
         let frame = Frame::named(FrameKind::Unsymbolized, "libc.so.6+0x1234");
-        let normal = normal(&frame, Rules::DEFAULT).into_owned();
-        assert_eq!(&*normal.function, "[libc.so.6]");
-        assert_eq!(normal.file_offset, 0x1234);
+        let normal = normal(frame.borrowed(), Rules::DEFAULT);
+        assert_eq!(normal.frame().function, "[libc.so.6]");
+        assert_eq!(normal.frame().file_offset, 0x1234);
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::resolve::{SharedDictionary, lock};
-use super::writer::{MAX_INSTANCES, Outcome, Submission, Writer};
+use super::writer::{MAX_INSTANCES, Names, Outcome, Submission, Writer};
 use crate::alert::{self, Alerts};
 use crate::deletion::{self, Deletion};
 use crate::directory::Directory;
@@ -23,7 +23,7 @@ use crate::memory::Budget;
 use crate::metrics::Metrics;
 use crate::normalize::Rules;
 use crate::query::Query;
-use crate::retention::Names;
+use crate::retention;
 use crate::rollup::groups::Groups;
 use crate::rollup::read::RangeReader;
 use crate::rollup::rolled::Rolled;
@@ -182,7 +182,7 @@ struct Bench {
     trees: Arc<Trees>,
     directory: Arc<Directory>,
     rolled: Arc<Rolled>,
-    names: Names,
+    names: retention::Names,
     writer: Writer,
     clock: Arc<Told>,
     _folder: tempfile::TempDir,
@@ -264,7 +264,7 @@ fn limited(max_nodes: usize, tree_bytes: usize) -> Bench {
         ),
         clock: Arc::<Told>::clone(&clock),
     });
-    let names = Names::new(
+    let names = retention::Names::new(
         shared,
         Arc::clone(&trees),
         Arc::clone(&directory),
@@ -345,7 +345,7 @@ impl Stream {
             sequence,
             is_import: false,
             windows,
-            dictionary: Arc::clone(&self.dictionary),
+            names: Names::Stream(Arc::clone(&self.dictionary)),
             max_instances: MAX_INSTANCES,
             room: None,
             reply,
@@ -669,7 +669,7 @@ fn a_batch_whose_reading_fails_half_way_counts_once_when_it_comes_again() {
                 sequence,
                 is_import: false,
                 windows,
-                dictionary: Arc::clone(&stream.dictionary),
+                names: Names::Stream(Arc::clone(&stream.dictionary)),
                 max_instances: MAX_INSTANCES,
                 room: None,
                 reply,
@@ -750,7 +750,7 @@ fn a_service_has_no_more_series_than_allowed() {
             sequence: batch + 1,
             is_import: false,
             windows,
-            dictionary: Arc::clone(&stream.dictionary),
+            names: Names::Stream(Arc::clone(&stream.dictionary)),
             max_instances: MAX_INSTANCES,
             room: None,
             reply,

@@ -32,6 +32,7 @@ use super::gather::Gather;
 use super::resolve::{SharedDictionary, lock};
 use crate::directory::{Additions, Directory};
 use crate::dirty::Dirty;
+use crate::import::Words;
 use crate::metrics::Metrics;
 use crate::normalize::Rules;
 use crate::rollup::groups::Groups;
@@ -66,6 +67,25 @@ const WRITER_ROW_AGE: Duration = Duration::from_secs(8 * 86_400);
 /// What a sender waits after a failed write.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// What the ids of a batch's stacks are of.
+#[derive(Debug)]
+pub enum Names {
+    /// The dictionary of the stream that brings it.
+    Stream(SharedDictionary),
+    /// Stacks that came with it.
+    Whole(Words),
+}
+
+impl Names {
+    /// Ids that a stream was given are void.
+    fn make_void(&self) {
+        match self {
+            Self::Stream(dictionary) => lock(dictionary).make_void(),
+            Self::Whole(_) => {}
+        }
+    }
+}
+
 /// A batch that waits for the writer.
 #[derive(Debug)]
 pub struct Submission {
@@ -79,8 +99,8 @@ pub struct Submission {
     pub is_import: bool,
     /// Its windows; those that could not be read are refused.
     pub windows: Vec<Result<WireWindow, WireWindowError>>,
-    /// The dictionary that its stack ids are of.
-    pub dictionary: SharedDictionary,
+    /// What its stack ids are of.
+    pub names: Names,
     /// Instances beside which a new one is refused.
     pub max_instances: usize,
     /// Its share of the memory that waiting windows may take.
@@ -282,7 +302,7 @@ impl Writer {
                 }
                 // Every stream of the group may have been given void ids.
                 for submission in &submissions {
-                    lock(&submission.dictionary).make_void();
+                    submission.names.make_void();
                 }
                 let code = RefusalCode::DictionaryReset;
                 let outcome = Outcome::Refused {

@@ -21,7 +21,7 @@ use super::total::Total;
 use super::*;
 use crate::dirty::Dirty;
 use crate::ingest::resolve::{SharedDictionary, lock};
-use crate::ingest::writer::{MAX_INSTANCES, Outcome, Submission, Writer};
+use crate::ingest::writer::{MAX_INSTANCES, Names, Outcome, Submission, Writer};
 use crate::retention::{Horizons, Override, Retention, Services, drop_old};
 use crate::store::rocks::RocksStore;
 use crate::store::tier::{HOUR_S, range};
@@ -210,7 +210,7 @@ impl World {
             sequence: self.sequence,
             is_import: false,
             windows,
-            dictionary,
+            names: Names::Stream(dictionary),
             max_instances: MAX_INSTANCES,
             room: None,
             reply,

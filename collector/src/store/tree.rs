@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use self::index::Index;
 
-use proto::stack::{Frame, FrameKind};
+use proto::stack::{Frame, FrameKind, FrameRef};
 use rustc_hash::FxHashMap;
 
 use super::rows::{self, FrameRow, Row};
@@ -269,11 +269,11 @@ impl ServiceTree {
         })
     }
 
-    fn intern_string(&mut self, text: &Arc<str>) -> u32 {
+    fn intern_string(&mut self, text: &str) -> u32 {
         if let Some(known) = self.index.string(&self.strings, text) {
             return known;
         }
-        let fresh = self.push_string(Arc::clone(text));
+        let fresh = self.push_string(Arc::from(text));
         self.index.add_strings(&self.strings);
         fresh
     }
@@ -290,7 +290,7 @@ impl ServiceTree {
 
     /// The id of `frame`; added when it is new. A full tree gives that of
     /// [`OVERFLOW`] for frames that it does not know.
-    pub fn intern_frame(&mut self, frame: &Frame) -> u32 {
+    pub fn intern_frame(&mut self, frame: FrameRef<'_>) -> u32 {
         match self.is_full() {
             true => self
                 .find_frame(frame)
@@ -300,37 +300,37 @@ impl ServiceTree {
     }
 
     fn overflow_frame(&mut self) -> u32 {
-        self.add_frame(&Frame::named(FrameKind::Synthetic, OVERFLOW))
+        self.add_frame(FrameRef::named(FrameKind::Synthetic, OVERFLOW))
     }
 
-    fn find_frame(&mut self, frame: &Frame) -> Option<u32> {
+    fn find_frame(&mut self, frame: FrameRef<'_>) -> Option<u32> {
         self.index.add_strings(&self.strings);
         self.index.add_frames(&self.frames);
-        let string = |text: &Arc<str>| self.index.string(&self.strings, text);
+        let string = |text: &str| self.index.string(&self.strings, text);
         let row = FrameRow {
             kind: frame.kind,
-            function: string(&frame.function)?,
-            system_name: string(&frame.system_name)?,
-            file: string(&frame.file)?,
+            function: string(frame.function)?,
+            system_name: string(frame.system_name)?,
+            file: string(frame.file)?,
             start_line: frame.start_line,
             line: frame.line,
-            build_id: string(&frame.build_id)?,
+            build_id: string(frame.build_id)?,
             file_offset: frame.file_offset,
         };
         self.index.frame(&self.frames, &row)
     }
 
-    fn add_frame(&mut self, frame: &Frame) -> u32 {
+    fn add_frame(&mut self, frame: FrameRef<'_>) -> u32 {
         self.index.add_strings(&self.strings);
         self.index.add_frames(&self.frames);
         let row = FrameRow {
             kind: frame.kind,
-            function: self.intern_string(&frame.function),
-            system_name: self.intern_string(&frame.system_name),
-            file: self.intern_string(&frame.file),
+            function: self.intern_string(frame.function),
+            system_name: self.intern_string(frame.system_name),
+            file: self.intern_string(frame.file),
             start_line: frame.start_line,
             line: frame.line,
-            build_id: self.intern_string(&frame.build_id),
+            build_id: self.intern_string(frame.build_id),
             file_offset: frame.file_offset,
         };
         if let Some(known) = self.index.frame(&self.frames, &row) {
@@ -344,7 +344,9 @@ impl ServiceTree {
 
     /// The stack id of these frames, root first; added when it is new.
     pub fn intern<'f>(&mut self, root_first: impl Iterator<Item = &'f Frame>) -> u32 {
-        let path: Vec<u32> = root_first.map(|frame| self.intern_frame(frame)).collect();
+        let path: Vec<u32> = root_first
+            .map(|frame| self.intern_frame(frame.borrowed()))
+            .collect();
         self.intern_path(&path)
     }
 
@@ -370,6 +372,21 @@ impl ServiceTree {
                 .fold(0, |node, &frame| self.child(node, frame)),
         };
         self.add_stack(leaf)
+    }
+
+    /// The stack that [`ServiceTree::remember`] was told of under `key`.
+    pub fn known(&self, key: u128) -> Option<u32> {
+        self.index.keyed(key)
+    }
+
+    /// Remembers `stack` under a key that stands for its frames, as they were before
+    /// their names were made normal. Not stored, and forgotten now and then: several
+    /// keys may stand for one stack, and they must not take more than the tree. A
+    /// stack that a full tree cut off is not remembered.
+    pub fn remember(&mut self, key: u128, stack: u32) {
+        if !self.is_overflow(stack) {
+            self.index.add_key(key, stack, self.stacks.len());
+        }
     }
 
     fn add_stack(&mut self, leaf: u32) -> u32 {
@@ -500,6 +517,7 @@ impl ServiceTree {
     /// Takes back what was not written.
     pub fn roll_back(&mut self) {
         self.roll_backs += 1;
+        self.index.forget_keys();
         let durable = self.durable;
         self.index.forget_after(
             [

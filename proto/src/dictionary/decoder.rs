@@ -96,27 +96,6 @@ impl Decoder {
         Self::default()
     }
 
-    /// Returns the decoder of a stream that has received these frames and stacks;
-    /// a stack is ids of frames, leaf first.
-    ///
-    /// # Errors
-    ///
-    /// [`DictionaryError`] as [`Decoder::apply`].
-    pub fn of(frames: Vec<Frame>, stacks: Vec<Box<[u32]>>) -> Result<Self, DictionaryError> {
-        let mut decoder = Self::new();
-        for frame in frames {
-            for text in texts(&frame) {
-                check_size("string in bytes", text.len(), MAX_STRING_BYTES)?;
-            }
-            decoder.push_frame(frame);
-        }
-        for stack in stacks {
-            decoder.add_stack(stack)?;
-        }
-        decoder.check_caps(0)?;
-        Ok(decoder)
-    }
-
     /// About how many bytes it takes, the texts of its frames apart.
     pub fn memory_bytes(&self) -> usize {
         let frames = self.frames.held.capacity() * (HELD_BYTES + size_of::<Frame>());

@@ -10,7 +10,7 @@ use tracing::error;
 
 use super::pending::Pending;
 use super::values::value;
-use super::{CHORE_EVERY, MAX_AHEAD, Outcome, RETRY_AFTER, Submission, Writer};
+use super::{CHORE_EVERY, MAX_AHEAD, Names, Outcome, RETRY_AFTER, Submission, Writer};
 use crate::ingest::coarse::CoarseError;
 use crate::ingest::dedupe::{self, Verdict};
 use crate::ingest::resolve::lock;
@@ -165,7 +165,10 @@ impl Writer {
 
     /// Why the ids of a stream hold no more; `None` while they do.
     pub(super) fn void(&self, submission: &Submission) -> Option<&'static str> {
-        let mut dictionary = lock(&submission.dictionary);
+        let mut dictionary = match &submission.names {
+            Names::Stream(dictionary) => lock(dictionary),
+            Names::Whole(_) => return None,
+        };
         if dictionary.is_void() {
             return Some("an earlier write of this stream failed, or a service of it was deleted");
         }

@@ -6,8 +6,9 @@ use proto::window::UnixNanos;
 
 use super::pending::Pending;
 use super::prepare::{Refuse, refuse};
-use super::{MAX_AHEAD, Submission, Writer};
+use super::{MAX_AHEAD, Names, Submission, Writer};
 use crate::ingest::resolve::{ResolveError, lock};
+use crate::ingest::whole::whole;
 use crate::store::rows::{self, EpochRow};
 use crate::store::trees::{self, SharedTree};
 use crate::store::{Epoch, ServiceId, StoreError, TreeId};
@@ -87,7 +88,16 @@ impl Writer {
             return Ok((Epoch(0), Vec::new()));
         }
         let id = self.current(service, now, pending)?;
-        let mut dictionary = lock(&submission.dictionary);
+        let mut dictionary = match &submission.names {
+            Names::Stream(dictionary) => lock(dictionary),
+            Names::Whole(words) => {
+                let tree = self.tree(id, pending)?;
+                return match whole(words, wire, &tree, self.rules) {
+                    Ok(stacks) => Ok((id.epoch, stacks)),
+                    Err(error) => refuse(RefusalCode::Malformed, error.to_string()),
+                };
+            }
+        };
         // This very batch may begin an epoch.
         if dictionary
             .trees()

@@ -18,6 +18,9 @@ use crate::store::rows::FrameRow;
 /// the same ones with a probability of 2^-128, which is taken for never.
 type PathHash = [u32; 4];
 
+/// Keys beside two for each stack of a tree; beyond them all are forgotten.
+const MORE_KEYS: usize = 1_024;
+
 #[derive(Clone, Copy, Debug)]
 struct Path {
     hash: PathHash,
@@ -32,6 +35,8 @@ pub(super) struct Index {
     frames: HashTable<u32>,
     nodes: HashTable<u32>,
     paths: HashTable<Path>,
+    /// Stacks by keys that others made.
+    keyed: HashTable<Path>,
     /// Makes hashes of texts and paths unforeseeable.
     seed: u64,
 }
@@ -60,7 +65,11 @@ fn fx<T: Hash>(entry: &T) -> u64 {
 
 fn path_hash(seed: u64, root_first: &[u32]) -> PathHash {
     let bytes: Vec<u8> = root_first.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let hash = xxh3_128_with_seed(&bytes, seed);
+    quarters(xxh3_128_with_seed(&bytes, seed))
+}
+
+/// In words that need no more than four bytes' alignment.
+fn quarters(hash: u128) -> PathHash {
     [0, 32, 64, 96].map(|shift| {
         let quarter = (hash >> shift) & u128::from(u32::MAX);
         u32::try_from(quarter).unwrap_or_default()
@@ -103,6 +112,7 @@ impl Index {
             frames: HashTable::new(),
             nodes: HashTable::new(),
             paths: HashTable::new(),
+            keyed: HashTable::new(),
             seed,
         }
     }
@@ -113,6 +123,7 @@ impl Index {
             + self.frames.allocation_size()
             + self.nodes.allocation_size()
             + self.paths.allocation_size()
+            + self.keyed.allocation_size()
     }
 
     /// The id of a text that was added.
@@ -140,6 +151,27 @@ impl Index {
         let hash = path_hash(self.seed, root_first);
         let found = self.paths.find(short(hash), |path| path.hash == hash);
         found.map(|path| path.stack)
+    }
+
+    /// The stack that was added with this key.
+    pub(super) fn keyed(&self, key: u128) -> Option<u32> {
+        let hash = quarters(key);
+        let found = self.keyed.find(short(hash), |path| path.hash == hash);
+        found.map(|path| path.stack)
+    }
+
+    /// Adds a key of `stack` that was not added yet, in a tree of so many `stacks`.
+    pub(super) fn add_key(&mut self, key: u128, stack: u32, stacks: usize) {
+        if self.keyed.len() >= stacks.saturating_mul(2).saturating_add(MORE_KEYS) {
+            self.forget_keys();
+        }
+        let hash = quarters(key);
+        self.keyed
+            .insert_unique(short(hash), Path { hash, stack }, |path| short(path.hash));
+    }
+
+    pub(super) fn forget_keys(&mut self) {
+        self.keyed = HashTable::new();
     }
 
     pub(super) fn add_strings(&mut self, strings: &[Arc<str>]) {
