@@ -139,8 +139,9 @@ mod tests {
 
     #[test]
     fn what_a_full_tree_cuts_off_is_counted_each_time() {
-        let tree = shared(tree().limited(4));
-        let deep: [&[&str]; 1] = [&["a", "b", "c", "d", "e"]];
+        // Seven nodes and the root fill it; there is room for one end of what is cut off.
+        let tree = shared(tree().limited(8));
+        let deep: [&[&str]; 1] = [&["a", "b", "c", "d", "e", "f", "g"]];
         let kept = ids(&deep, &tree);
         for overflowed in [1, 1] {
             let cut = ids(&[&["a", "b", "z"]], &tree);

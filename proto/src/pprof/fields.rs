@@ -5,6 +5,11 @@
 
 use std::str::Utf8Error;
 
+use crate::varint;
+
+/// Bytes of the longest number.
+const MAX_NUMBER_BYTES: usize = 10;
+
 /// Why bytes are no message.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WireError {
@@ -69,23 +74,13 @@ fn number(bytes: &mut &[u8]) -> Result<u64, WireError> {
 
 #[inline(never)]
 fn long_number(bytes: &mut &[u8]) -> Result<u64, WireError> {
-    let mut number = 0_u64;
-    let mut shift = 0_u32;
-    let mut rest = *bytes;
-    while let [byte, after @ ..] = rest {
-        rest = after;
-        // The tenth byte holds the last bit.
-        if shift == 63 && *byte > 1 {
-            return Err(WireError::LongNumber);
+    varint::long(bytes).ok_or_else(|| {
+        let mut first = bytes.iter().take(MAX_NUMBER_BYTES);
+        match bytes.len() < MAX_NUMBER_BYTES && first.all(|byte| *byte >= 0x80) {
+            true => WireError::Short,
+            false => WireError::LongNumber,
         }
-        number |= u64::from(byte & 0x7f) << shift;
-        if *byte < 0x80 {
-            *bytes = rest;
-            return Ok(number);
-        }
-        shift += 7;
-    }
-    Err(WireError::Short)
+    })
 }
 
 /// The fields of a message, in the order of its bytes.
