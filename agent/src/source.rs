@@ -5,6 +5,7 @@
 //! series: [`crate::assemble`] turns its yield into profiles with labels.
 //!
 //! - [`perf`] samples CPU from outside, without help of the target;
+//! - [`python`] does so for CPython programs, and shows their functions;
 //! - [`endpoint`] asks a Go program's `/debug/pprof` for CPU, heap, goroutines,
 //!   mutex, block and thread creation.
 //!
@@ -24,6 +25,8 @@ use perf::{PerfOptions, PerfSampler};
 pub mod endpoint;
 
 pub mod perf;
+
+pub mod python;
 
 /// Samples of one set of sample labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
