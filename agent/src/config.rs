@@ -20,6 +20,8 @@ pub const ENV_PREFIX: &str = "TEPUI__AGENT";
 const MAX_REGEX_BYTES: usize = 1 << 20;
 /// Lowest and highest rates that `perf` is asked for.
 const RATES_HZ: std::ops::RangeInclusive<u32> = 1..=1000;
+/// Fewest and most looks per second at a Python program.
+const PYTHON_RATES_HZ: std::ops::RangeInclusive<u32> = 1..=250;
 /// Least and most stack bytes per sample; the kernel's limit is 64 KiB.
 const STACK_BYTES: std::ops::RangeInclusive<u32> = 1024..=65528;
 /// Smallest spool: a few windows must fit.
@@ -82,11 +84,13 @@ pub struct WindowConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuSource {
-    /// `perf` where it works, else the endpoint.
+    /// `python` for Python programs and `perf` for others, where they work; else the endpoint.
     #[default]
     Auto,
-    /// perf events only.
+    /// perf events only; of Python they show the interpreter's own functions.
     Perf,
+    /// Python programs only, their functions and lines.
+    Python,
     /// Go's `/debug/pprof/profile` only.
     Endpoint,
     /// No CPU samples.
@@ -101,6 +105,8 @@ pub struct CpuConfig {
     pub source: CpuSource,
     /// Samples per second of CPU time.
     pub rate_hz: u32,
+    /// Most looks per second at a Python program.
+    pub python_rate_hz: u32,
     /// Bytes of stack per sample.
     pub stack_bytes: u32,
 }
@@ -178,6 +184,7 @@ impl Default for CpuConfig {
         Self {
             source: CpuSource::Auto,
             rate_hz: 99,
+            python_rate_hz: 49,
             stack_bytes: 16 * 1024,
         }
     }
@@ -354,7 +361,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let rules: [(&'static str, String, bool, &'static str); 10] = [
+        let rules: [(&'static str, String, bool, &'static str); 11] = [
             (
                 "target.pid",
                 self.target.pid.to_string(),
@@ -378,6 +385,12 @@ impl Config {
                 self.cpu.rate_hz.to_string(),
                 RATES_HZ.contains(&self.cpu.rate_hz),
                 "it must be between 1 and 1000",
+            ),
+            (
+                "cpu.python_rate_hz",
+                self.cpu.python_rate_hz.to_string(),
+                PYTHON_RATES_HZ.contains(&self.cpu.python_rate_hz),
+                "it must be between 1 and 250",
             ),
             (
                 "cpu.stack_bytes",
@@ -527,6 +540,7 @@ mod tests {
             ("", Some(("TEPUI__AGENT__CPU__RATES", "1")), "rates"),
             ("", Some(("TEPUI__AGENT__CPU__RATE_HZ", "many")), "many"),
             ("[cpu]\nrate_hz = 0", None, "cpu.rate_hz"),
+            ("[cpu]\npython_rate_hz = 251", None, "cpu.python_rate_hz"),
             ("[window]\nlength = \"0s\"", None, "window.length"),
             ("[window]\nlength = \"7s\"", None, "endpoint.cpu_every"),
             ("[endpoint]\nurl = \"ftp://x\"", None, "endpoint.url"),

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::config::{Config, ConfigError, EndpointChoice};
 use crate::ship::CapabilityLine;
 use crate::source::endpoint::{Client, TargetState, find_once};
-use crate::source::perf;
+use crate::source::{perf, python};
 use crate::target::{Process, Selection, Tracker, cgroup};
 
 /// Numbers of capabilities, from linux/capability.h.
@@ -23,6 +23,8 @@ const CAP_PERFMON: u32 = 38;
 const SECCOMP_FILTER: u64 = 2;
 /// Highest `perf_event_paranoid` that lets an unprivileged user sample.
 const MAX_PARANOID: i64 = 2;
+/// Most processes that are asked whether they are Python's.
+const MAX_ASKED: usize = 64;
 /// Least locked memory per CPU that a sampler can do with, in KiB.
 const MIN_MLOCK_KIB: i64 = 64;
 
@@ -60,6 +62,73 @@ struct Host {
     mlock_kib: Option<i64>,
 }
 
+/// Whether Python frames can be had of the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Python {
+    /// None of its processes runs CPython.
+    #[default]
+    None,
+    /// Yes, of process `pid` and its like.
+    Readable { pid: i32, version: String },
+    /// Not of process `pid`.
+    Refused {
+        pid: i32,
+        reason: String,
+        advice: String,
+    },
+}
+
+impl Python {
+    /// Asks for the first of `processes` that runs CPython.
+    fn read(processes: &[Process]) -> Self {
+        use crate::source::python::PythonError;
+        for pid in processes.iter().take(MAX_ASKED).map(|process| process.pid) {
+            match python::probe(pid) {
+                Ok(version) => return Self::Readable { pid, version },
+                Err(PythonError::NotPython { .. } | PythonError::TargetGone { .. }) => {}
+                // Whether it is Python cannot be told.
+                Err(PythonError::NotPermitted { .. }) if !python::looks_like(pid) => {}
+                Err(PythonError::NotPermitted { advice, source, .. }) => {
+                    return Self::Refused {
+                        pid,
+                        reason: format!("its memory may not be read: {source}"),
+                        advice,
+                    };
+                }
+                Err(error @ PythonError::Read { .. }) => {
+                    return Self::Refused {
+                        pid,
+                        reason: proto::status::chain(&error),
+                        advice: "run the program with CPython 2.7 or 3.3 to 3.15".to_owned(),
+                    };
+                }
+            }
+        }
+        Self::None
+    }
+
+    fn check(&self) -> Check {
+        let (available, detail, fix) = match self {
+            Self::None => (
+                false,
+                "no process of the target is known to run CPython".to_owned(),
+                "",
+            ),
+            Self::Readable { pid, version } => (
+                true,
+                format!("pid {pid} runs CPython {version}: its functions and lines are shown"),
+                "",
+            ),
+            Self::Refused {
+                pid,
+                reason,
+                advice,
+            } => (false, format!("pid {pid}: {reason}"), advice.as_str()),
+        };
+        check("python_frames", available, detail, fix)
+    }
+}
+
 /// What the kernel says of the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Target {
@@ -69,6 +138,7 @@ struct Target {
     uid: u64,
     capabilities: u64,
     perf_refusal: Option<String>,
+    python: Python,
     maps_are_readable: bool,
     root_is_readable: bool,
     limit_millicores: u32,
@@ -149,6 +219,7 @@ impl Target {
             perf_refusal: perf::probe(pid)
                 .err()
                 .map(|error| proto::status::chain(&error)),
+            python: Python::read(processes),
             maps_are_readable: fs::read(format!("/proc/{pid}/maps")).is_ok(),
             root_is_readable: fs::read_dir(format!("/proc/{pid}/root/")).is_ok(),
             limit_millicores: cgroup::read(pid).limit_millicores,
@@ -229,6 +300,7 @@ fn judge(host: &Host, target: Option<&Target>, wanted: &str) -> Vec<Check> {
             perf_detail,
             perf_fix(host, target),
         ),
+        target.python.check(),
         check("process_files", is_readable, memory_detail, memory_fix),
         check(
             "locked_memory",
@@ -288,7 +360,7 @@ pub async fn examine(config: &Config) -> Report {
         started: processes.first().map(|p| p.started).unwrap_or_default(),
         processes,
         may_be_unseen: matches!(config.selection(), Ok(Selection::Others)),
-        is_sampled_by_perf: None,
+        is_sampled_from_outside: None,
     };
     let found = match Client::new() {
         Ok(client) => find_once(&client, &config.endpoint.url, &state).await,
@@ -415,13 +487,14 @@ mod tests {
         expect![[r#"
             no   perf_event_open    permission denied (user 1000, seccomp 2, perf_event_paranoid 2, PERFMON no, SYS_PTRACE no)
                                     fix: securityContext.capabilities.add: ["PERFMON"] for the agent opens the seccomp filter
+            no   python_frames      no process of the target is known to run CPython
             yes  process_files      /proc/7/maps and /proc/7/root are readable: stacks and names are complete
             yes  locked_memory      perf_event_mlock_kb is 516, shared by all agents of a user
             no   cgroup_cpu_limit   the target's cgroup has no cpu limit, or it cannot be seen
         "#]]
         .assert_eq(&report.to_string());
         expect![[r#"{"checks":[{"name":"locked_memory","available":true,"detail":"perf_event_mlock_kb is 516, shared by all agents of a user","fix":""}]}"#]]
-        .assert_eq(&serde_json::to_string(&Report { target_name: String::new(), checks: vec![report.checks[2].clone()] }).unwrap());
+        .assert_eq(&serde_json::to_string(&Report { target_name: String::new(), checks: vec![report.checks[3].clone()] }).unwrap());
     }
 
     #[test]

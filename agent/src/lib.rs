@@ -32,6 +32,6 @@ pub mod unwind;
 
 /// Log filter for people: everything worth telling, without the crates that
 /// tell of each sampling.
-pub const QUIET_LOG: &str = "info,pprof=warn";
+pub const QUIET_LOG: &str = "info,pprof=warn,py_spy=off,remoteprocess=off";
 
 pub use embed::{EmbedConfig, EmbedError, Profiling, embed};

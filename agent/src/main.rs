@@ -42,7 +42,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   agent record --pid 1234 --duration 30s -o cpu.pb.gz
-  agent record --name logger -o cpu.pb.gz && go tool pprof -top cpu.pb.gz")]
+  agent record --name logger -o cpu.pb.gz && go tool pprof -top cpu.pb.gz
+  agent record --command 'gunicorn.*wsgi' --source python -o cpu.pb.gz")]
     Record(RecordArgs),
     /// Tells what can be sampled here, what is missing, and how to fix it
     #[command(after_help = "\

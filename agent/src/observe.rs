@@ -238,12 +238,16 @@ impl Watch {
             match open(&pids) {
                 Ok(sampler) => {
                     let first: Vec<&i32> = pids.iter().take(8).collect();
-                    info!(processes = pids.len(), pids = ?first, "sampling cpu with perf events");
+                    let source = sampler.source();
+                    info!(processes = pids.len(), pids = ?first, source, "sampling cpu");
                     self.sampler = Some(sampler);
                 }
                 Err(error) => {
                     let error = &*error as &dyn std::error::Error;
-                    warn!(error, "perf events cannot be used; `agent doctor` says why");
+                    warn!(
+                        error,
+                        "cpu cannot be sampled from outside; `agent doctor` says why"
+                    );
                     self.give_up_sampler();
                 }
             }
@@ -257,7 +261,11 @@ impl Watch {
             started: processes.first().map(|p| p.started).unwrap_or_default(),
             processes,
             may_be_unseen: self.observer.may_be_unseen,
-            is_sampled_by_perf: Some(self.sampler.is_some()),
+            is_sampled_from_outside: Some(
+                self.sampler
+                    .as_ref()
+                    .is_some_and(|sampler| !sampler.misses_some()),
+            ),
         };
         self.observer.target.send_if_modified(|place| {
             let changed = *place != state;
@@ -365,6 +373,14 @@ mod tests {
         fn has_targets(&self) -> bool {
             self.targets > 0
         }
+
+        fn misses_some(&self) -> bool {
+            false
+        }
+
+        fn source(&self) -> &'static str {
+            "fake"
+        }
     }
 
     struct Watched {
@@ -423,7 +439,7 @@ mod tests {
         }
         assert!(whole[1].watched > Duration::from_millis(500));
         assert_eq!(
-            watched.target.borrow_and_update().is_sampled_by_perf,
+            watched.target.borrow_and_update().is_sampled_from_outside,
             Some(true)
         );
 
@@ -457,7 +473,7 @@ mod tests {
             let last = watched.observations.blocking_recv().unwrap();
             assert!(last.collected.is_none());
             assert_eq!(
-                watched.target.borrow_and_update().is_sampled_by_perf,
+                watched.target.borrow_and_update().is_sampled_from_outside,
                 Some(false)
             );
             watched.shutdown.cancel();

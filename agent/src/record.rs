@@ -41,7 +41,7 @@ pub struct Recorded {
     pub stacks_count: usize,
     /// Samples lost.
     pub lost_samples: u64,
-    /// Where they came from: `perf` or `endpoint`.
+    /// Where they came from, such as `perf` or `endpoint`.
     pub source: &'static str,
 }
 
@@ -54,10 +54,10 @@ pub enum RecordError {
     /// Processes cannot be looked at.
     #[error("cannot look for the target")]
     Target(#[from] TargetError),
-    /// perf was asked for and does not work.
-    #[error("cannot sample with perf events; `agent doctor` says why")]
-    Perf(#[source] SamplerError),
-    /// perf does not work and there is no endpoint.
+    /// A sampler was asked for and does not work.
+    #[error("cannot sample this target from outside; `agent doctor` says why")]
+    Sampler(#[source] SamplerError),
+    /// No sampler works and there is no endpoint.
     #[error(
         "no way to sample: none of the sources that --source allows works here; `agent doctor` says which do, and why the others do not"
     )]
@@ -104,24 +104,21 @@ pub fn record(
     let pids: Vec<i32> = processes.iter().map(|p| p.pid).collect();
     let opened = match recording.cpu.source {
         CpuSource::Endpoint | CpuSource::Off => None,
-        CpuSource::Auto | CpuSource::Perf => {
+        CpuSource::Auto | CpuSource::Perf | CpuSource::Python => {
             cpu_sampler(&recording.cpu).map(|mut open| open(&pids))
         }
     };
     let (collected, source) = match opened {
-        Some(Ok(sampler)) => {
-            let sampled = with_sampler(recording, clock, &mut tracker, sampler, &mut progress);
-            (sampled?, "perf")
-        }
-        Some(Err(error)) if recording.cpu.source == CpuSource::Perf => {
-            return Err(RecordError::Perf(error));
+        Some(Ok(sampler)) => with_sampler(recording, clock, &mut tracker, sampler, &mut progress)?,
+        Some(Err(error)) if recording.cpu.source != CpuSource::Auto => {
+            return Err(RecordError::Sampler(error));
         }
         refused => {
             let state = TargetState {
                 started: processes.first().map(|p| p.started).unwrap_or_default(),
                 processes,
                 may_be_unseen: false,
-                is_sampled_by_perf: Some(false),
+                is_sampled_from_outside: Some(false),
             };
             let error = refused.and_then(Result::err);
             (
@@ -149,7 +146,7 @@ fn with_sampler(
     tracker: &mut Tracker,
     mut sampler: Box<dyn CpuSampler>,
     progress: &mut impl FnMut(Duration),
-) -> Result<Collected, RecordError> {
+) -> Result<(Collected, &'static str), RecordError> {
     let start = clock.now();
     let begun = Instant::now();
     let mut next_scan = begun + SCAN_EVERY;
@@ -158,7 +155,7 @@ fn with_sampler(
         if sampler.has_targets() {
             sampler
                 .poll(left.min(PROGRESS_EVERY))
-                .map_err(RecordError::Perf)?;
+                .map_err(RecordError::Sampler)?;
         } else {
             std::thread::sleep(left.min(PROGRESS_EVERY));
         }
@@ -181,7 +178,8 @@ fn with_sampler(
         }
     }
     let window = Window::new(start, start.saturating_add(begun.elapsed()))?;
-    Ok(sampler.collect(window))
+    let source = sampler.source();
+    Ok((sampler.collect(window), source))
 }
 
 fn with_endpoint(

@@ -114,7 +114,7 @@ impl Config {
             choice: self.endpoint.url.clone(),
             with_cpu: match self.cpu.source {
                 CpuSource::Auto | CpuSource::Endpoint => true,
-                CpuSource::Perf | CpuSource::Off => false,
+                CpuSource::Perf | CpuSource::Python | CpuSource::Off => false,
             },
             window: self.window.length,
             cpu_length: self.endpoint.cpu_length,
@@ -414,10 +414,6 @@ impl Batches {
             usage: observation.usage,
             watched: observation.watched,
         };
-        if self.history.len() >= HISTORY {
-            self.history.pop_front();
-        }
-        self.history.push_back((observation.window, accounted));
         // A target that ended before it was looked at again left its samples.
         let has_samples = observation
             .collected
@@ -426,12 +422,21 @@ impl Batches {
         let is_there =
             observation.usage.processes_count > 0 || observation.usage.cpu_ns > 0 || has_samples;
         let mut profiles = Vec::new();
+        let mut untold = accounted;
         if let Some(collected) = observation
             .collected
             .filter(|_| self.samples_cpu && is_there)
         {
             profiles.extend(self.assembler.profiles(collected, accounted));
+            // The endpoint may sample processes that the sampler cannot: what
+            // the whole target used goes with one profile only.
+            untold.usage.cpu_ns = 0;
+            untold.usage.throttled_ns = 0;
         }
+        if self.history.len() >= HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back((observation.window, untold));
         profiles.extend(self.late(others));
         profiles
     }

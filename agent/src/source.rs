@@ -5,11 +5,13 @@
 //! series: [`crate::assemble`] turns its yield into profiles with labels.
 //!
 //! - [`perf`] samples CPU from outside, without help of the target;
+//! - [`python`] does so for CPython programs, and shows their functions;
 //! - [`endpoint`] asks a Go program's `/debug/pprof` for CPU, heap, goroutines,
 //!   mutex, block and thread creation.
 //!
-//! [`crate::observe`] prefers `perf` for CPU wherever it works, so that the
-//! endpoint's only CPU profile is left to people.
+//! [`route`] chooses between those two for each process. [`crate::observe`]
+//! prefers them for CPU wherever they work, so that the endpoint's only CPU
+//! profile is left to people.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,11 +21,17 @@ use proto::stack::Stack;
 use proto::window::Window;
 
 use crate::config::{CpuConfig, CpuSource};
-use perf::{PerfOptions, PerfSampler};
+use perf::PerfOptions;
+use python::PythonOptions;
+use route::{Allowed, RouteOptions, Router};
 
 pub mod endpoint;
 
 pub mod perf;
+
+pub mod python;
+
+pub mod route;
 
 /// Samples of one set of sample labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +90,13 @@ pub trait CpuSampler: fmt::Debug {
 
     /// Whether there is a process to sample.
     fn has_targets(&self) -> bool;
+
+    /// Whether some of the processes that were added cannot be sampled, and an
+    /// endpoint may be asked for them.
+    fn misses_some(&self) -> bool;
+
+    /// What the processes were sampled with so far, such as `perf`.
+    fn source(&self) -> &'static str;
 }
 
 /// Begins to sample the processes with these ids.
@@ -90,38 +105,26 @@ pub type OpenSampler = Box<dyn FnMut(&[i32]) -> Result<Box<dyn CpuSampler>, Samp
 /// Returns how CPU is sampled from outside by this configuration; nothing when
 /// it is not.
 pub fn cpu_sampler(config: &CpuConfig) -> Option<OpenSampler> {
-    match config.source {
+    let allowed = match config.source {
         CpuSource::Endpoint | CpuSource::Off => return None,
-        CpuSource::Auto | CpuSource::Perf => {}
-    }
-    let options = PerfOptions {
-        rate_hz: config.rate_hz,
-        stack_bytes: config.stack_bytes,
+        CpuSource::Auto => Allowed::Both,
+        CpuSource::Perf => Allowed::Perf,
+        CpuSource::Python => Allowed::Python,
+    };
+    let options = RouteOptions {
+        allowed,
+        perf: PerfOptions {
+            rate_hz: config.rate_hz,
+            stack_bytes: config.stack_bytes,
+        },
+        python: PythonOptions {
+            looks_hz: config.python_rate_hz,
+            rate_hz: config.rate_hz,
+            ..PythonOptions::default()
+        },
     };
     Some(Box::new(move |pids| {
-        let sampler = PerfSampler::open(pids, options)?;
-        Ok(Box::new(sampler))
+        let router = Router::open(pids, options)?;
+        Ok(Box::new(router))
     }))
-}
-
-impl CpuSampler for PerfSampler {
-    fn add_process(&mut self, pid: i32) -> Result<(), SamplerError> {
-        Ok(Self::add_process(self, pid)?)
-    }
-
-    fn remove_process(&mut self, pid: i32) {
-        Self::remove_process(self, pid);
-    }
-
-    fn poll(&mut self, timeout: Duration) -> Result<(), SamplerError> {
-        Ok(Self::poll(self, timeout)?)
-    }
-
-    fn collect(&mut self, window: Window) -> Collected {
-        Self::collect(self, window)
-    }
-
-    fn has_targets(&self) -> bool {
-        Self::has_targets(self)
-    }
 }

@@ -3,6 +3,7 @@
 //! Promises: the functions given out are safe to call with any arguments.
 //! Nothing outside of this module's files is `unsafe`.
 
+pub(crate) mod clock;
 pub(crate) mod map;
 pub(crate) mod redirect;
 pub(crate) mod wait;

@@ -116,7 +116,7 @@ impl Running {
             started: processes[0].started,
             processes,
             may_be_unseen: false,
-            is_sampled_by_perf: Some(false),
+            is_sampled_from_outside: Some(false),
         }
     }
 }
@@ -331,7 +331,7 @@ async fn the_agent_steps_back_for_a_person() {
 async fn cpu_is_not_asked_for_while_perf_samples() {
     let target = Running::start();
     let sampled = TargetState {
-        is_sampled_by_perf: Some(true),
+        is_sampled_from_outside: Some(true),
         ..target.state()
     };
     let (_keep, state) = watch::channel(sampled);

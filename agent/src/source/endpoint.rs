@@ -68,8 +68,9 @@ pub struct TargetState {
     /// Whether an endpoint may be taken for the target's although none of its
     /// processes can be seen, as in a pod that does not share them.
     pub may_be_unseen: bool,
-    /// Whether perf samples its CPU; nothing while that is being found out.
-    pub is_sampled_by_perf: Option<bool>,
+    /// Whether all of its CPU is sampled from outside; nothing while that is
+    /// being found out.
+    pub is_sampled_from_outside: Option<bool>,
 }
 
 /// What happened on this way, counted since the start.
@@ -258,7 +259,7 @@ impl EndpointSource {
         let mut not_before = UnixNanos::default();
         let mut busy_in_a_row: u32 = 0;
         while !shutdown.is_cancelled() {
-            let is_free = target.borrow_and_update().is_sampled_by_perf == Some(false);
+            let is_free = target.borrow_and_update().is_sampled_from_outside == Some(false);
             let url = found.borrow_and_update().as_ref().map(|f| f.url.clone());
             let (true, Some(url)) = (is_free, url) else {
                 tokio::select! {
@@ -284,7 +285,7 @@ impl EndpointSource {
             match pulled {
                 Ok(profile) => {
                     busy_in_a_row = 0;
-                    let is_free = target.borrow().is_sampled_by_perf == Some(false);
+                    let is_free = target.borrow().is_sampled_from_outside == Some(false);
                     if let (true, Some(window)) = (is_free, self.cpu_window(start)) {
                         self.yield_or_drop(vec![convert::cpu(profile, window)])
                             .await;

@@ -357,6 +357,16 @@ fn open_regular(path: &str) -> io::Result<(File, Key)> {
     Ok((file, key))
 }
 
+/// Maps the regular file at `path`.
+///
+/// # Errors
+///
+/// If it is something else, or cannot be read.
+pub(crate) fn map_regular(path: &str) -> io::Result<MappedFile> {
+    let (file, _) = open_regular(path)?;
+    MappedFile::new(&file)
+}
+
 fn last_part(path: &str) -> String {
     path.rsplit('/').next().unwrap_or(path).to_owned()
 }
@@ -396,7 +406,7 @@ fn build_id(bytes: &[u8]) -> String {
 /// Whether a program keeps frame pointers in all of its own code: Go's and
 /// Node's do.
 pub(crate) fn keeps_frame_pointers(pid: i32) -> io::Result<bool> {
-    let (file, _) = open_regular(&format!("/proc/{pid}/exe"))?;
+    let image = map_regular(&format!("/proc/{pid}/exe"))?;
     let name = std::fs::read_link(format!("/proc/{pid}/exe"))?;
     if name
         .file_name()
@@ -404,7 +414,6 @@ pub(crate) fn keeps_frame_pointers(pid: i32) -> io::Result<bool> {
     {
         return Ok(true);
     }
-    let image = MappedFile::new(&file)?;
     let Ok(object) = object::File::parse(image.as_ref()) else {
         return Ok(false);
     };

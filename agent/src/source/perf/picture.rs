@@ -16,7 +16,7 @@ use crate::symbolize::{Frames, Symbolizer};
 use crate::unwind::{End, Place};
 
 /// Name of the root of a stack whose own root is missing.
-pub(super) const TRUNCATED: &str = "[truncated]";
+pub(in crate::source) const TRUNCATED: &str = "[truncated]";
 
 /// Name of the frame of a sample within the kernel that no user code asked
 /// for.
