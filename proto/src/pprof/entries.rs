@@ -118,7 +118,7 @@ impl Room {
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), PprofError> {
         let left = self.left.checked_sub(bytes);
         let limit = self.limit;
-        self.left = left.ok_or_else(|| PprofError::TooManyMessages { limit })?;
+        self.left = left.ok_or(PprofError::TooManyMessages { limit })?;
         Ok(())
     }
 
@@ -239,7 +239,7 @@ impl Label {
 pub(super) fn string<'a>(strings: &[&'a str], index: i64) -> Result<&'a str, PprofError> {
     let place = usize::try_from(index).ok();
     let text = place.and_then(|place| strings.get(place));
-    text.copied().ok_or_else(|| PprofError::Dangling {
+    text.copied().ok_or(PprofError::Dangling {
         what: "string",
         id: index,
     })
