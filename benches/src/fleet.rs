@@ -281,8 +281,12 @@ impl Fleet {
         let mut ordered: VecDeque<(UnixNanos, mpsc::Receiver<Infallible>)> = VecDeque::new();
         // What the clock was told last, and before: that it has taken over.
         let (mut told, mut before) = (at, at);
-        let mut outcome = Ok(());
-        'time: while at < span.end() && running.began.elapsed() < longest {
+        // Told twice, it was taken over once.
+        let mut outcome = match clock.advance(at).await {
+            Ok(()) => clock.advance(at).await,
+            failed => failed,
+        };
+        'time: while outcome.is_ok() && at < span.end() && running.began.elapsed() < longest {
             let left = span.end().since(at).as_nanos() / grain.length().as_nanos().max(1);
             let windows = batch.min(u32::try_from(left).unwrap_or(u32::MAX)).max(1);
             let last = at.saturating_add(grain.length() * (windows - 1));

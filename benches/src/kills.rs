@@ -364,6 +364,8 @@ impl Campaign {
         let newcomers = Fleet::new(&[Service::new(name, corpus, NEWCOMERS)], self.now)?;
         self.newcomers.push(newcomers);
         let now = self.now;
+        // Returns once the time that was told before is the collector's.
+        server.advance(now).await?;
         let span = |from: UnixNanos, length| Window::new(from, from.saturating_add(length));
         let fresh = span(now, SPAN)?;
         let short = span(now, SHORT_SPAN)?;

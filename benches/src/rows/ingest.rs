@@ -34,8 +34,8 @@ const CONTENT_TYPE: &str = "application/octet-stream";
 
 pub(super) async fn measure(lab: &mut Lab) -> anyhow::Result<Measured> {
     let mut measured = Measured::nothing();
-    let batch = lab.settings().batch;
     let hours = lab.hours().await?;
+    let batch = hours.counts.windows / hours.counts.batches.max(1);
     let windows = f64::from(u32::try_from(hours.counts.windows).unwrap_or(u32::MAX));
     let per_core = windows / hours.cpu.as_secs_f64().max(1e-3);
     measured.add(

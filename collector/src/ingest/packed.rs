@@ -63,16 +63,6 @@ impl PackedIds {
         u32::try_from(held).ok()?.checked_sub(1)
     }
 
-    /// Reads where the numbers at all of `indices` are held, so that they come from far
-    /// memory side by side instead of one after the other.
-    pub(super) fn touch(&self, indices: impl Iterator<Item = usize>) {
-        let words = indices.filter_map(|index| {
-            let (word, _) = place(index.checked_mul(self.bits as usize)?);
-            self.words.get(word)
-        });
-        std::hint::black_box(words.fold(0, |all, word| all ^ word));
-    }
-
     /// Puts `number` at `index`, which must be a place of the table.
     pub(super) fn set(&mut self, index: usize, number: u32) {
         let held = u64::from(number) + 1;

@@ -188,9 +188,6 @@ impl StreamDictionary {
         if let Some(resolved) = self.of_mut(of) {
             resolved.frames.grow(frames);
             resolved.stacks.grow(stacks);
-            // The tables of a hundred streams are more than the nearest memory holds.
-            let places = wire.iter().filter_map(|&id| usize::try_from(id).ok());
-            resolved.stacks.touch(places);
             for (place, &id) in wire.iter().enumerate() {
                 let known = at(&resolved.stacks, id);
                 if known.is_none() {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::info;
 
@@ -27,6 +28,8 @@ pub struct Names {
     directory: Arc<Directory>,
     rolled: Arc<Rolled>,
     deletion: Arc<Deletion>,
+    /// Second before which all was gone when names were last gone through.
+    done_s: AtomicU64,
 }
 
 impl Names {
@@ -44,6 +47,7 @@ impl Names {
             directory,
             rolled,
             deletion,
+            done_s: AtomicU64::new(0),
         }
     }
 
@@ -56,6 +60,10 @@ impl Names {
         let tiers = [Tier::Window, Tier::Minute, Tier::Hour, Tier::Day];
         let dropped = tiers.map(|tier| self.rolled.dropped(tier));
         let until_s = dropped.into_iter().min().unwrap_or(0);
+        // Only when more is gone, names can have lost their last row.
+        if until_s <= self.done_s.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         for service in self.directory.service_ids() {
             match self.service(service, until_s) {
                 // Somebody was quicker.
@@ -63,6 +71,7 @@ impl Names {
                 Err(failure) => return Err(failure),
             }
         }
+        self.done_s.store(until_s, Ordering::Relaxed);
         Ok(())
     }
 
