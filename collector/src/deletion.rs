@@ -165,6 +165,7 @@ impl Deletion {
         may_go: impl FnOnce() -> Result<bool, StoreError>,
     ) -> Result<bool, StoreError> {
         let _one = self.one.lock().unwrap_or_else(PoisonError::into_inner);
+        self.finish()?;
         match self.parts.directory.service_key(id) {
             Some(name) => self.remove(id, &name, may_go),
             None => Ok(false),

@@ -153,12 +153,7 @@ pub async fn keep_house(
             let dropped = drop_old(&*store, &rolled, &horizons, now)
                 .and_then(|old| services.turn(now).map(|()| old))
                 .and_then(|old| Ok(old.and(folder.keep_below(&*store, &rolled)?)))
-                .and_then(|dropped| {
-                    if dropped.stretches > 0 {
-                        names.turn()?;
-                    }
-                    Ok(dropped)
-                });
+                .and_then(|dropped| names.turn().map(|()| dropped));
             (dropped, store.usage(), trees.usage(), trees.node_count())
         })
         .await;

@@ -254,9 +254,17 @@ fn profile_name(profile: &PprofTable<'_>) -> Result<String, PprofError> {
 /// lock was given back, the second where something was waited for.
 fn contention_name(profile: &PprofTable<'_>) -> Result<&'static str, PprofError> {
     let mut samples = profile.samples();
+    let mut is_asked = vec![false; profile.location_count()];
     while let Some(sample) = samples.next()? {
-        let leaf = sample.locations.first();
-        let Some(leaf) = leaf.and_then(|leaf| profile.frames(*leaf).next()) else {
+        let Some(&leaf) = sample.locations.first() else {
+            continue;
+        };
+        // Once for each location, however many samples have it.
+        let asked = is_asked.get_mut(leaf);
+        if asked.is_none_or(|asked| std::mem::replace(asked, true)) {
+            continue;
+        }
+        let Some(leaf) = profile.frames(leaf).next() else {
             continue;
         };
         let is_unlock = match leaf? {

@@ -85,14 +85,16 @@ impl Names {
             count.map(|count| unused.len() == count)
         };
         if is_whole(&unused)? {
-            let may_go = || is_whole(&self.unused(service, until_s)?);
+            let may_go = || {
+                Ok(self.may_still_go(service, until_s, &unused)? == unused && is_whole(&unused)?)
+            };
             if self.deletion.delete_if(service, may_go)? {
                 info!(service = service.0, "a service without rows removed");
             }
             return Ok(());
         }
         if !unused.is_empty() {
-            self.forget_series(service, until_s)?;
+            self.forget_series(service, until_s, &unused)?;
         }
         if self.trees.remove_before(service, until_s)? > 0 {
             info!(service = service.0, "old call trees removed");
@@ -100,10 +102,15 @@ impl Names {
         Ok(())
     }
 
-    fn forget_series(&self, service: ServiceId, until_s: u64) -> Result<(), StoreError> {
+    fn forget_series(
+        &self,
+        service: ServiceId,
+        until_s: u64,
+        unused: &[SeriesId],
+    ) -> Result<(), StoreError> {
         // A window that comes now finds its series, or names it anew.
         let _alone = self.rolled.alone();
-        let unused = self.unused(service, until_s)?;
+        let unused = self.may_still_go(service, until_s, unused)?;
         let keys = unused.iter().map(|id| rows::series_key(service, *id));
         let group = WriteGroup {
             forget: keys.collect(),
@@ -117,6 +124,28 @@ impl Names {
             "series without rows removed"
         );
         Ok(())
+    }
+
+    /// Those of `unused` that got no window meanwhile; none where there are imports by
+    /// now. To be asked while nothing is being written, so it looks at the facts alone,
+    /// which every window has.
+    fn may_still_go(
+        &self,
+        service: ServiceId,
+        until_s: u64,
+        unused: &[SeriesId],
+    ) -> Result<Vec<SeriesId>, StoreError> {
+        let Some(kept) = range(until_s, MAX_TIME_S) else {
+            return Ok(Vec::new());
+        };
+        if self.has_imports(service)? {
+            return Ok(Vec::new());
+        }
+        let active = self.store.active_series(PtypeId::FACTS, service, kept)?;
+        let unused = unused.iter().copied();
+        Ok(unused
+            .filter(|id| active.binary_search(id).is_err())
+            .collect())
     }
 
     /// Series of which no row is left when all before `until_s` were dropped.

@@ -9,6 +9,7 @@ use super::entries::{
 };
 use super::fields::{Content, Field, Fields};
 use super::{MAX_FRAMES, PprofError, PprofLimits};
+use crate::limits::MAX_STRING_BYTES;
 use crate::value_type::ValueType;
 
 /// Memory of a value type: two short texts.
@@ -119,7 +120,7 @@ impl<'a> Lists<'a> {
                 room.push(&mut self.locations, location)?;
             }
             5 => room.push(&mut self.functions, Function::read(field.bytes(PROFILE)?)?)?,
-            6 => room.push(&mut self.strings, field.text(PROFILE)?)?,
+            6 => room.push(&mut self.strings, cut(field.text(PROFILE)?))?,
             9 => self.time_ns = field.signed(PROFILE)?,
             10 => self.duration_ns = field.signed(PROFILE)?,
             11 => {
@@ -131,6 +132,15 @@ impl<'a> Lists<'a> {
         }
         Ok(())
     }
+}
+
+/// As much of a text as is kept: many entries may name one, and each looks at it.
+fn cut(text: &str) -> &str {
+    let mut end = text.len().min(MAX_STRING_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
 }
 
 fn value_type(strings: &[&str], raw: RawValueType) -> Result<ValueType, PprofError> {
@@ -209,7 +219,7 @@ impl<'a> PprofTable<'a> {
         let system_name = string(&self.strings, function.system_name)?;
         Ok(PprofFunction {
             name,
-            system_name: match system_name == name {
+            system_name: match function.system_name == function.name || system_name == name {
                 true => "",
                 false => system_name,
             },
