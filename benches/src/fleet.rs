@@ -239,7 +239,7 @@ impl Fleet {
 
     /// Has every agent send all windows of `span`, as fast as the collector at
     /// `url` takes them. Its clock stands where the oldest batch begins that some agent
-    /// still owes, and agents are at most [`AHEAD`] ahead of it: no window is late, as
+    /// still owes, and agents are at most two minutes ahead of it: no window is late, as
     /// none is of agents that send what they have.
     ///
     /// # Errors
