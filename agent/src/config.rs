@@ -41,6 +41,8 @@ pub struct Config {
     pub cpu: CpuConfig,
     /// Go's `/debug/pprof`.
     pub endpoint: EndpointConfig,
+    /// Java virtual machines.
+    pub jvm: JvmConfig,
     /// Where windows wait.
     pub spool: SpoolConfig,
 }
@@ -82,7 +84,8 @@ pub struct WindowConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuSource {
-    /// `perf` where it works, else the endpoint.
+    /// The flight recorder for Java, `perf` for the rest where it works, else
+    /// the endpoint.
     #[default]
     Auto,
     /// perf events only.
@@ -143,6 +146,25 @@ pub struct EndpointConfig {
     /// Time between two pictures of the other profiles.
     #[serde(with = "humantime_serde")]
     pub snapshot_every: Duration,
+}
+
+/// Whether Java virtual machines are let record themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JvmMode {
+    /// Each one that allows it.
+    #[default]
+    Auto,
+    /// None; nothing is attached to.
+    Off,
+}
+
+/// Java virtual machines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JvmConfig {
+    /// Whether they are let record themselves.
+    pub mode: JvmMode,
 }
 
 /// Where windows wait.
@@ -524,6 +546,7 @@ mod tests {
             ("[cpu]\nrate = 1", None, "rate"),
             ("[nonsense]", None, "nonsense"),
             ("[cpu]\nsource = \"magic\"", None, "magic"),
+            ("[jvm]\nmode = \"magic\"", None, "magic"),
             ("", Some(("TEPUI__AGENT__CPU__RATES", "1")), "rates"),
             ("", Some(("TEPUI__AGENT__CPU__RATE_HZ", "many")), "many"),
             ("[cpu]\nrate_hz = 0", None, "cpu.rate_hz"),

@@ -69,7 +69,7 @@ struct TargetArgs {
     /// Regular expression over the target's command line
     #[arg(long, value_name = "RE")]
     command: Option<String>,
-    /// Where CPU samples come from
+    /// Where CPU samples come from; auto: Java's flight recorder, perf, or Go's endpoint
     #[arg(long, value_enum)]
     source: Option<CpuSource>,
     /// Go's endpoint: auto, off, or http://host:port/debug/pprof
@@ -186,6 +186,7 @@ fn record_verb(args: RecordArgs) -> anyhow::Result<u8> {
         length,
         output: args.output,
         cpu: config.cpu,
+        jvm: config.jvm,
         endpoint: config.endpoint.url,
     };
     // Hidden by itself when stderr is no terminal.

@@ -9,13 +9,17 @@ use proto::profile::Column;
 use proto::value_type::{ProfileType, ValueType, ValueTypeError};
 use proto::window::{Clock, Window, WindowError};
 
-use crate::config::{CpuConfig, CpuSource, EndpointChoice};
+use crate::config::{CpuConfig, CpuSource, EndpointChoice, JvmConfig, JvmMode};
 use crate::source::endpoint::{Client, EndpointError, TargetState, cpu_once, find_once};
+use crate::source::jvm::{self, Followed, JvmError};
 use crate::source::{Collected, CpuSampler, SamplerError, cpu_sampler};
-use crate::target::{SCAN_EVERY, Selection, TargetError, Tracker};
+use crate::target::{Process, SCAN_EVERY, Selection, TargetError, Tracker};
 
 /// Time between two reports of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Time that a Java virtual machine goes on recording when nobody stops it.
+const JVM_ENDS_LATER: Duration = Duration::from_secs(60);
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -28,6 +32,8 @@ pub struct Recording {
     pub output: PathBuf,
     /// How to sample.
     pub cpu: CpuConfig,
+    /// Whether Java virtual machines record themselves.
+    pub jvm: JvmConfig,
     /// Which endpoint, should it be asked.
     pub endpoint: EndpointChoice,
 }
@@ -41,7 +47,7 @@ pub struct Recorded {
     pub stacks_count: usize,
     /// Samples lost.
     pub lost_samples: u64,
-    /// Where they came from: `perf` or `endpoint`.
+    /// Where they came from: `perf`, `endpoint`, `jvm` or `jvm and perf`.
     pub source: &'static str,
 }
 
@@ -54,6 +60,9 @@ pub enum RecordError {
     /// Processes cannot be looked at.
     #[error("cannot look for the target")]
     Target(#[from] TargetError),
+    /// The Java virtual machine gave nothing.
+    #[error("cannot fetch what the Java virtual machine recorded")]
+    Jvm(#[from] JvmError),
     /// perf was asked for and does not work.
     #[error("cannot sample with perf events; `agent doctor` says why")]
     Perf(#[source] SamplerError),
@@ -101,16 +110,54 @@ pub fn record(
     if processes.is_empty() {
         return Err(RecordError::NoTarget);
     }
-    let pids: Vec<i32> = processes.iter().map(|p| p.pid).collect();
+    let machines = Machines::start(recording, clock, &processes)?;
+    let pids: Vec<i32> = processes
+        .iter()
+        .map(|p| p.pid)
+        .filter(|pid| !machines.has(*pid))
+        .collect();
     let opened = match recording.cpu.source {
         CpuSource::Endpoint | CpuSource::Off => None,
+        CpuSource::Auto | CpuSource::Perf if pids.is_empty() => None,
         CpuSource::Auto | CpuSource::Perf => {
             cpu_sampler(&recording.cpu).map(|mut open| open(&pids))
         }
     };
     let (collected, source) = match opened {
+        opened if !machines.is_empty() => {
+            let sampler = match opened {
+                Some(Ok(sampler)) => Some(sampler),
+                Some(Err(error)) => {
+                    tracing::warn!(error = &*error, "only java virtual machines are sampled");
+                    None
+                }
+                None => None,
+            };
+            let source = match sampler {
+                Some(_) => "jvm and perf",
+                None => "jvm",
+            };
+            let sampled = with_sampler(
+                recording,
+                clock,
+                &mut tracker,
+                sampler,
+                &machines,
+                &mut progress,
+            );
+            let mut sum = machines.finish(clock)?;
+            jvm::add(&mut sum, sampled?);
+            (sum, source)
+        }
         Some(Ok(sampler)) => {
-            let sampled = with_sampler(recording, clock, &mut tracker, sampler, &mut progress);
+            let sampled = with_sampler(
+                recording,
+                clock,
+                &mut tracker,
+                Some(sampler),
+                &machines,
+                &mut progress,
+            );
             (sampled?, "perf")
         }
         Some(Err(error)) if recording.cpu.source == CpuSource::Perf => {
@@ -143,11 +190,105 @@ pub fn record(
     })
 }
 
+/// Java virtual machines that record themselves meanwhile.
+struct Machines {
+    runtime: tokio::runtime::Runtime,
+    followed: Vec<(i32, Followed)>,
+}
+
+impl Machines {
+    /// Starts the recordings; machines that refuse are left to others.
+    fn start(
+        recording: &Recording,
+        clock: &dyn Clock,
+        processes: &[Process],
+    ) -> Result<Self, RecordError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(RecordError::Runtime)?;
+        let mut machines = Self {
+            runtime,
+            followed: Vec::new(),
+        };
+        if recording.jvm.mode == JvmMode::Off || recording.cpu.source != CpuSource::Auto {
+            return Ok(machines);
+        }
+        let plan = jvm::Plan {
+            with_cpu: true,
+            window: recording.length,
+            rate_hz: recording.cpu.rate_hz,
+            // Should this be ended before it has stopped them.
+            ends_after: Some(recording.length.saturating_add(JVM_ENDS_LATER)),
+        };
+        for pid in processes.iter().map(|process| process.pid) {
+            if !jvm::is_jvm(pid) {
+                continue;
+            }
+            let starting = Followed::start(pid, plan, clock.now());
+            match machines.runtime.block_on(starting) {
+                Ok(mut followed) => {
+                    // Starting takes a second, which would count as idle.
+                    followed.tell_from(clock.now(), clock.now());
+                    machines.followed.push((pid, followed));
+                }
+                Err(error) => tracing::warn!(
+                    pid,
+                    error = &error as &dyn std::error::Error,
+                    "java virtual machine does not record itself: trying perf events"
+                ),
+            }
+        }
+        Ok(machines)
+    }
+
+    fn has(&self, pid: i32) -> bool {
+        self.followed.iter().any(|(followed, _)| *followed == pid)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.followed.is_empty()
+    }
+
+    /// Fetches what was recorded, and stops.
+    fn finish(self, clock: &dyn Clock) -> Result<Collected, RecordError> {
+        let end = clock.now();
+        let mut sum: Option<Collected> = None;
+        let mut failure = None;
+        for (pid, mut followed) in self.followed {
+            let (taken, stopped) = self.runtime.block_on(async {
+                let taken = followed.take(end).await;
+                (taken, followed.stop().await)
+            });
+            if let Err(error) = stopped {
+                tracing::warn!(pid, %error, "recording not stopped");
+            }
+            match taken {
+                Ok(taken) => {
+                    for cpu in taken.into_iter().filter(jvm::is_cpu) {
+                        match &mut sum {
+                            Some(sum) => jvm::add(sum, cpu),
+                            None => sum = Some(cpu),
+                        }
+                    }
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        match (sum, failure) {
+            (Some(sum), _) => Ok(sum),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Err(RecordError::NoTarget),
+        }
+    }
+}
+
 fn with_sampler(
     recording: &Recording,
     clock: &dyn Clock,
     tracker: &mut Tracker,
-    mut sampler: Box<dyn CpuSampler>,
+    mut sampler: Option<Box<dyn CpuSampler>>,
+    machines: &Machines,
     progress: &mut impl FnMut(Duration),
 ) -> Result<Collected, RecordError> {
     let start = clock.now();
@@ -155,21 +296,23 @@ fn with_sampler(
     let mut next_scan = begun + SCAN_EVERY;
     while begun.elapsed() < recording.length && !tracker.is_over() {
         let left = recording.length.saturating_sub(begun.elapsed());
-        if sampler.has_targets() {
-            sampler
+        match &mut sampler {
+            Some(sampler) if sampler.has_targets() => sampler
                 .poll(left.min(PROGRESS_EVERY))
-                .map_err(RecordError::Perf)?;
-        } else {
-            std::thread::sleep(left.min(PROGRESS_EVERY));
+                .map_err(RecordError::Perf)?,
+            Some(_) | None => std::thread::sleep(left.min(PROGRESS_EVERY)),
         }
         progress(begun.elapsed());
         if Instant::now() >= next_scan {
             next_scan = Instant::now() + SCAN_EVERY;
             let changes = tracker.scan()?;
+            let Some(sampler) = &mut sampler else {
+                continue;
+            };
             for pid in changes.removed {
                 sampler.remove_process(pid);
             }
-            for pid in changes.added {
+            for pid in changes.added.into_iter().filter(|pid| !machines.has(*pid)) {
                 if let Err(error) = sampler.add_process(pid) {
                     tracing::warn!(
                         pid,
@@ -181,7 +324,17 @@ fn with_sampler(
         }
     }
     let window = Window::new(start, start.saturating_add(begun.elapsed()))?;
-    Ok(sampler.collect(window))
+    Ok(match sampler {
+        Some(mut sampler) => sampler.collect(window),
+        None => Collected {
+            window,
+            observed_ns: 0,
+            lost_samples: 0,
+            dropped_labels: 0,
+            samples_count: 0,
+            groups: Vec::new(),
+        },
+    })
 }
 
 fn with_endpoint(

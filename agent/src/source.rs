@@ -6,10 +6,13 @@
 //!
 //! - [`perf`] samples CPU from outside, without help of the target;
 //! - [`endpoint`] asks a Go program's `/debug/pprof` for CPU, heap, goroutines,
-//!   mutex, block and thread creation.
+//!   mutex, block and thread creation;
+//! - [`jvm`] lets Java virtual machines record themselves: CPU, allocations and
+//!   waits for locks.
 //!
 //! [`crate::observe`] prefers `perf` for CPU wherever it works, so that the
-//! endpoint's only CPU profile is left to people.
+//! endpoint's only CPU profile is left to people; machines that record
+//! themselves are left to that.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,7 +26,12 @@ use perf::{PerfOptions, PerfSampler};
 
 pub mod endpoint;
 
+pub mod jvm;
+
 pub mod perf;
+
+/// Name of the root of a stack whose own root is missing.
+pub(crate) const TRUNCATED: &str = "[truncated]";
 
 /// Samples of one set of sample labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
