@@ -289,7 +289,7 @@ fn allocations_and_locks_are_told_with_those_who_cause_them() {
 
 #[test]
 fn nothing_is_left_after_a_recording_and_after_an_agent_that_was_killed() {
-    let target = Target::start(&["spin"]);
+    let target = Target::start(&["contend"]);
     let folder = tempfile::tempdir().unwrap();
     let start = || {
         Command::new(env!("CARGO_BIN_EXE_agent"))
