@@ -229,7 +229,8 @@ impl Machines {
             match machines.runtime.block_on(starting) {
                 Ok(mut followed) => {
                     // Starting takes a second, which would count as idle.
-                    followed.tell_from(clock.now(), clock.now());
+                    let begun = clock.now();
+                    followed.tell_from(begun, begun);
                     machines.followed.push((pid, followed));
                 }
                 Err(error) => tracing::warn!(
