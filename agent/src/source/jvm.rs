@@ -334,7 +334,17 @@ impl JvmSource {
                             true => followed.take(end).await,
                             false => followed.fetch().await.map(|()| Vec::new()),
                         };
-                        (process, Done::Taken(taken.map(|taken| (followed, taken))))
+                        let done = match taken {
+                            Ok(taken) => Ok((followed, taken)),
+                            Err(error) => {
+                                // It is begun anew, if at all.
+                                if let Err(error) = followed.stop().await {
+                                    debug!(%error, "flight recording not stopped");
+                                }
+                                Err(error)
+                            }
+                        };
+                        (process, Done::Taken(done))
                     });
                 }
                 other => entry.standing = other,

@@ -99,14 +99,14 @@ pub(super) fn list() -> std::io::Result<Vec<i32>> {
 }
 
 /// Device and inode of a program file, which name it across namespaces.
-pub(crate) fn program(exe: &Path) -> Option<(u64, u64)> {
+pub(super) fn program(exe: &Path) -> Option<(u64, u64)> {
     fs::metadata(exe)
         .ok()
         .map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Where `/proc` shows the program file of `pid`.
-pub(crate) fn exe(pid: i32) -> PathBuf {
+pub(super) fn exe(pid: i32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/exe"))
 }
 

@@ -143,6 +143,7 @@ impl JvmError {
             | Self::OtherUser { .. }
             | Self::DeafToQuit { .. }
             | Self::Tmp { .. }
+            | Self::Refused { .. }
             | Self::TooSlow { .. }
             | Self::Gone { .. }
             | Self::Io { .. } => true,
@@ -150,8 +151,7 @@ impl JvmError {
             Self::OtherMake { .. }
             | Self::Disabled { .. }
             | Self::DoesNotListen { .. }
-            | Self::NoRecorder { .. }
-            | Self::Refused { .. } => false,
+            | Self::NoRecorder { .. } => false,
         }
     }
 }

@@ -10,11 +10,10 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
+use procfs::FromRead;
+use procfs::process::Stat;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
-
-use crate::target::process::{exe, program};
 
 /// What names of folders begin with; the mark of their agent and a random number
 /// follow.
@@ -88,48 +87,50 @@ impl TargetTmp {
     }
 }
 
-/// Which agent something belongs to: its id, and a random number, since the id
-/// may be that of an agent that ended.
+/// Which agent something belongs to: its id and when it started, since the id may
+/// be given to another process later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pid: i32,
-    random: u32,
+    /// In clock ticks since boot.
+    started: u64,
+}
+
+/// When a process started, in clock ticks since boot; nothing if there is none.
+fn start_of(pid: i32) -> Option<u64> {
+    let stat = Stat::from_file(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.starttime)
 }
 
 impl Mark {
     /// That of this agent.
     pub(super) fn own() -> Self {
-        static RANDOM: OnceLock<u32> = OnceLock::new();
+        let pid = i32::try_from(std::process::id()).unwrap_or(0);
         Self {
-            pid: i32::try_from(std::process::id()).unwrap_or(0),
-            random: *RANDOM.get_or_init(|| getrandom::u32().unwrap_or(0)),
+            pid,
+            started: start_of(pid).unwrap_or(0),
         }
     }
 
     /// Reads the mark at the beginning of `text`.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (pid, rest) = text.split_once('-')?;
-        let random = rest.split('-').next()?;
+        let started = rest.split('-').next()?;
         Some(Self {
             pid: pid.parse().ok()?,
-            random: u32::from_str_radix(random, 16).ok()?,
+            started: started.parse().ok()?,
         })
     }
 
-    /// Whether that agent runs: this one, or another process of its program.
+    /// Whether that agent runs, be it this one or another.
     pub(super) fn is_of_running_agent(&self) -> bool {
-        let own = Self::own();
-        if self.pid == own.pid {
-            return *self == own;
-        }
-        let own_program = program(&exe(own.pid));
-        own_program.is_some() && program(&exe(self.pid)) == own_program
+        start_of(self.pid) == Some(self.started)
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{:08x}", self.pid, self.random)
+        write!(f, "{}-{}", self.pid, self.started)
     }
 }
 
@@ -241,7 +242,7 @@ mod tests {
         let tmp = TargetTmp::open(own).unwrap();
         // No process has this id: it is beyond the kernel's limit.
         let random = getrandom::u64().unwrap();
-        let name = format!("{PREFIX}{}-00000007-{random:016x}", 1 << 23);
+        let name = format!("{PREFIX}{}-7-{random:016x}", 1 << 23);
         rustix::fs::mkdirat(&tmp.0, name.as_str(), Mode::RWXU).unwrap();
         let left = PathBuf::from(format!("/tmp/{name}"));
         std::fs::write(left.join("1.jfr"), "x").unwrap();

@@ -399,13 +399,13 @@ mod tests {
         let own = Mark::own();
         let answer = format!(
             "Recording 1: name=mine maxage=1s (running)\nRecording 2: \
-             name={NAME}8388608-00c0ffee (running)\nRecording 3: name=\"{NAME}8388609-1\" \
+             name={NAME}8388608-12345 (running)\nRecording 3: name=\"{NAME}8388609-1\" \
              (running)\nRecording 4: name={NAME}{own} (running)\n"
         );
         assert_eq!(
             leftovers(&answer),
             [
-                "tepui-agent-8388608-00c0ffee".to_owned(),
+                "tepui-agent-8388608-12345".to_owned(),
                 "tepui-agent-8388609-1".to_owned(),
                 format!("{NAME}{own}"),
             ]
