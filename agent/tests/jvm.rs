@@ -364,9 +364,11 @@ fn agent(arguments: &[&str]) -> Output {
 
 #[test]
 fn one_profile_is_recorded_and_the_doctor_says_that_it_can() {
-    let target = Target::start(&["spin"]);
-    let pid = target.pid.to_string();
     let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(java());
+    command.current_dir(folder.path());
+    let target = Target::run(command, &[], &["spin"]);
+    let pid = target.pid.to_string();
     let file = folder.path().join("cpu.pb.gz");
     let path = file.to_str().unwrap();
     let has_hot = || {
@@ -383,6 +385,8 @@ fn one_profile_is_recorded_and_the_doctor_says_that_it_can() {
         assert!(begun.elapsed() < PATIENCE, "no sample in Work.hot");
     }
     assert!(!recordings(target.pid).contains("tepui"));
+    let files = std::fs::read_dir(folder.path()).unwrap();
+    assert_eq!(files.count(), 1, "only what was asked for");
 
     let report = agent(&["doctor", "--pid", &pid, "--endpoint", "off"]).stdout;
     let report = String::from_utf8_lossy(&report);

@@ -39,6 +39,7 @@ const PARK_THRESHOLD_MS: u32 = 20;
 /// Names within our folder.
 const SETTINGS_FILE: &str = "settings.jfc";
 const DUMP_FILE: &str = "dump.jfr";
+const END_FILE: &str = "end.jfr";
 
 /// What to record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,7 +235,12 @@ impl Recording {
             settings.max_age.as_secs().max(1),
         );
         if let Some(length) = settings.ends_after {
-            start.push_str(&format!(" duration={}s", length.as_secs().max(1)));
+            // Without a name the machine would write into its own folder.
+            start.push_str(&format!(
+                " duration={}s filename={}",
+                length.as_secs().max(1),
+                recording.folder.path_of(END_FILE)
+            ));
         }
         let started = recording.expect(&start, "Started recording").await;
         recording.folder.remove(SETTINGS_FILE).map_err(tmp)?;
