@@ -187,6 +187,7 @@ fn record_verb(args: RecordArgs) -> anyhow::Result<u8> {
         length,
         output: args.output,
         cpu: config.cpu,
+        jvm: config.jvm,
         endpoint: config.endpoint.url,
     };
     // Hidden by itself when stderr is no terminal.

@@ -2,11 +2,12 @@
 //!
 //! Start: the spool is opened (a wrong folder or address ends the run before
 //! anything is touched), then the command is started if there is one, then the
-//! shipper, the assembling task, the endpoint source and the observer thread.
+//! shipper, the assembling task, the endpoint and the JVM source, and the
+//! observer thread.
 //!
 //! Stop, on SIGTERM, SIGINT, or the end of the target:
-//! 1. the observer and the endpoint source stop; each gives what it has of its
-//!    last window and closes its queue;
+//! 1. the observer and the other sources stop; each gives what it has of its
+//!    last window and closes its queue, and recordings of JVMs are ended;
 //! 2. the assembling task ends when both queues are closed and empty, with all
 //!    profiles in the spool;
 //! 3. the shipper is told to stop and tries to empty the spool for
@@ -32,11 +33,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::assemble::{Accounted, Assembler};
-use crate::config::{Config, ConfigError, CpuSource, EndpointChoice};
+use crate::config::{Config, ConfigError, CpuSource, EndpointChoice, JvmMode};
 use crate::doctor;
 use crate::observe::{Observation, Observer, Outlets};
 use crate::ship::{HelloInfo, ShipConfig, ShipError, run_shipper};
 use crate::source::endpoint::{EndpointError, EndpointSource, Plan, TargetState};
+use crate::source::jvm::{self, JvmSource};
+use crate::source::route::{Allowed, Claims};
 use crate::source::{Collected, cpu_sampler};
 use crate::spool::{Spool, SpoolError};
 use crate::target::{Selection, TargetError};
@@ -114,12 +117,22 @@ impl Config {
             choice: self.endpoint.url.clone(),
             with_cpu: match self.cpu.source {
                 CpuSource::Auto | CpuSource::Endpoint => true,
-                CpuSource::Perf | CpuSource::Python | CpuSource::Off => false,
+                CpuSource::Perf | CpuSource::Python | CpuSource::Jvm | CpuSource::Off => false,
             },
             window: self.window.length,
             cpu_length: self.endpoint.cpu_length,
             cpu_every: self.endpoint.cpu_every,
             snapshot_every: self.endpoint.snapshot_every,
+        }
+    }
+
+    fn jvm_plan(&self) -> jvm::Plan {
+        jvm::Plan {
+            with_cpu: Allowed::by(self.cpu.source, self.jvm.mode)
+                .is_some_and(|allowed| allowed.jvm),
+            window: self.window.length,
+            rate_hz: self.cpu.rate_hz,
+            ends_after: None,
         }
     }
 
@@ -285,13 +298,14 @@ pub async fn run(
     let (observations, from_observer) = mpsc::channel(MAX_WAITING);
     let (yields, from_endpoint) = mpsc::channel(MAX_WAITING);
     let (target, target_state) = watch::channel(TargetState::default());
+    let claims = Claims::default();
     let outlets = Outlets {
         target,
         observations,
     };
     let observer = Observer::new(
         config.selection()?,
-        cpu_sampler(&config.cpu),
+        cpu_sampler(&config.cpu, config.jvm.mode, claims.clone()),
         config.window.length,
         Arc::clone(&clock),
         outlets,
@@ -310,9 +324,24 @@ pub async fn run(
         assembler,
         samples_cpu: config.cpu.source != CpuSource::Off,
         history: VecDeque::new(),
+        claims: claims.clone(),
         spool,
     };
     tasks.spawn(batches.run(from_observer, from_endpoint));
+    match config.jvm.mode {
+        JvmMode::Off => {}
+        JvmMode::Auto => {
+            let (target, yields) = (target_state.clone(), yields.clone());
+            let source = JvmSource::new(
+                config.jvm_plan(),
+                Arc::clone(&clock),
+                target,
+                yields,
+                claims,
+            );
+            tasks.spawn(source.run(stop_sources.clone()));
+        }
+    }
     if config.endpoint.url == EndpointChoice::Off {
         drop(yields);
     } else {
@@ -371,6 +400,8 @@ struct Batches {
     assembler: Assembler,
     samples_cpu: bool,
     history: VecDeque<(Window, Accounted)>,
+    /// Whose CPU comes a little later than the rest of a window.
+    claims: Claims,
     spool: Arc<Spool>,
 }
 
@@ -381,6 +412,8 @@ impl Batches {
         mut endpoint: mpsc::Receiver<Vec<Collected>>,
     ) {
         let mut waiting: Vec<Collected> = Vec::new();
+        // A window whose CPU has not come from everywhere; until the next one.
+        let mut held: Option<Observation> = None;
         loop {
             // Both arms wait; closed queues disable theirs.
             tokio::select! {
@@ -388,12 +421,24 @@ impl Batches {
                     while let Ok(more) = endpoint.try_recv() {
                         waiting.extend(more);
                     }
+                    if let Some(earlier) = held.take() {
+                        let profiles = self.window(earlier, std::mem::take(&mut waiting));
+                        self.append(profiles).await;
+                    }
+                    if self.is_incomplete(&observation, &waiting) {
+                        held = Some(observation);
+                        continue;
+                    }
                     let profiles = self.window(observation, std::mem::take(&mut waiting));
                     self.append(profiles).await;
                 }
                 Some(collected) = endpoint.recv() => {
                     // Profiles whose window is still open wait for its facts.
                     waiting.extend(collected);
+                    if let Some(whole) = held.take_if(|held| !self.is_incomplete(held, &waiting)) {
+                        let profiles = self.window(whole, std::mem::take(&mut waiting));
+                        self.append(profiles).await;
+                    }
                     let is_late = |c: &Collected| self.is_accounted(&c.window);
                     let (late, early) = waiting.drain(..).partition(is_late);
                     waiting = early;
@@ -403,13 +448,34 @@ impl Batches {
                 else => break,
             }
         }
+        if let Some(last) = held {
+            let profiles = self.window(last, std::mem::take(&mut waiting));
+            self.append(profiles).await;
+        }
         let profiles = self.late(waiting);
         self.append(profiles).await;
     }
 
+    /// Whether CPU of the window is still to come.
+    fn is_incomplete(&self, observation: &Observation, waiting: &[Collected]) -> bool {
+        let window = observation.window;
+        let mut come = waiting.iter();
+        self.claims.tells_any(window.start()) && !come.any(|c| c.window == window && c.is_cpu())
+    }
+
     /// Profiles of one window and of everything that came with it.
-    fn window(&mut self, observation: Observation, others: Vec<Collected>) -> Vec<Profile> {
+    fn window(&mut self, mut observation: Observation, others: Vec<Collected>) -> Vec<Profile> {
         self.assembler.name_service(&observation.name);
+        // One profile of CPU for each window, so that its facts count once.
+        let window = observation.window;
+        let is_of_window = |c: &Collected| c.window == window && c.is_cpu();
+        let (cpu, others): (Vec<_>, Vec<_>) = others.into_iter().partition(is_of_window);
+        for cpu in cpu {
+            match &mut observation.collected {
+                Some(sum) => sum.add(cpu),
+                None => observation.collected = Some(cpu),
+            }
+        }
         let accounted = Accounted {
             usage: observation.usage,
             watched: observation.watched,
