@@ -4,7 +4,9 @@
 //! The machine listens on the socket `/tmp/.java_pidN` once it was asked to: by
 //! an empty file `/tmp/.attach_pidN` and the signal SIGQUIT, which ends other
 //! programs. It is sent only to a process that has `libjvm.so` in memory, runs
-//! as our user and catches it. All paths are those of the target, reached
+//! as our user, catches it, and has the thread that HotSpot starts to serve it
+//! ([`DISPATCHER`]): a program that only holds a machine may mean something else
+//! by it. Who answers on the socket must be that very process. All paths are those of the target, reached
 //! through `/proc/PID/root`, so that it may be in another mount namespace; `N`
 //! is its id in its own PID namespace.
 //!
@@ -12,7 +14,8 @@
 //! version 1 of the protocol, which later ones still speak.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -37,6 +40,17 @@ const MAX_ANSWER_BYTES: u64 = 256 * 1024;
 const MAX_ARGUMENT_BYTES: usize = 1024;
 /// Bit of SIGQUIT in the masks of `/proc/PID/status`.
 const QUIT_BIT: u64 = 1 << 2;
+/// Name of HotSpot's thread for signals, as the kernel cuts it. With `-Xrs`
+/// there is none, and SIGQUIT is the program's own.
+const DISPATCHER: &str = "Signal Dispatch";
+/// Most threads that are looked at for it; it is one of the first twenty.
+const MAX_THREADS: usize = 4096;
+/// Variables from which machines take flags.
+const FLAG_VARIABLES: [&str; 3] = ["JAVA_TOOL_OPTIONS=", "JDK_JAVA_OPTIONS=", "_JAVA_OPTIONS="];
+/// Longest environment that is read.
+const MAX_ENVIRONMENT_BYTES: u64 = 1 << 20;
+/// Age from which on a file that asks to listen is nobody's any more.
+const STALE_AFTER: Duration = Duration::from_secs(60);
 /// Flag that forbids attaching.
 const DISABLED: &str = "-XX:+DisableAttachMechanism";
 
@@ -84,12 +98,23 @@ enum Program {
     HotSpot,
     /// Its attach protocol is another one, and SIGQUIT makes it write a dump.
     OpenJ9,
+    /// It may not be looked at, and calls itself `java`.
+    Hidden,
     None,
 }
 
 fn program(pid: i32) -> Program {
-    // What cannot be read is no machine that could be attached to.
-    let mappings = maps::read(pid).unwrap_or_default();
+    let mappings = match maps::read(pid) {
+        Ok(mappings) => mappings,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            return match name.trim_end() {
+                "java" => Program::Hidden,
+                _ => Program::None,
+            };
+        }
+        Err(_) => return Program::None,
+    };
     let has = |wanted: fn(&str) -> bool| {
         mappings.iter().any(|mapping| match &mapping.what {
             Mapped::File { path, .. } => wanted(
@@ -113,6 +138,40 @@ pub(super) fn is_machine(pid: i32) -> bool {
     program(pid) != Program::None
 }
 
+/// Whether process `pid` has HotSpot's thread for signals.
+fn has_dispatcher(pid: i32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.take(MAX_THREADS).flatten().any(|thread| {
+        fs::read_to_string(thread.path().join("comm"))
+            .is_ok_and(|name| name.trim_end() == DISPATCHER)
+    })
+}
+
+/// Whether process `pid` was started with the flag that forbids attaching.
+fn is_disabled(pid: i32) -> bool {
+    let arguments = command_line(pid);
+    if arguments.iter().any(|argument| argument == DISABLED) {
+        return true;
+    }
+    let mut environment = Vec::new();
+    if let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) {
+        // What could be read of it will do.
+        drop(
+            file.take(MAX_ENVIRONMENT_BYTES)
+                .read_to_end(&mut environment),
+        );
+    }
+    environment.split(|byte| *byte == 0).any(|variable| {
+        let variable = String::from_utf8_lossy(variable);
+        let flags = FLAG_VARIABLES
+            .iter()
+            .find_map(|name| variable.strip_prefix(name));
+        flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == DISABLED))
+    })
+}
+
 /// A Java virtual machine that may be given commands.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -126,7 +185,8 @@ impl Machine {
     /// from outside allows to attach to it. Nothing of it is touched.
     pub(super) fn of(pid: i32) -> Result<Self, JvmError> {
         match program(pid) {
-            Program::HotSpot => {}
+            // Whose it is says why it may not be looked at.
+            Program::HotSpot | Program::Hidden => {}
             Program::OpenJ9 => return Err(JvmError::OtherMake { pid }),
             Program::None => return Err(JvmError::NotAMachine { pid }),
         }
@@ -144,10 +204,7 @@ impl Machine {
                 own_gid: own.1,
             });
         }
-        if command_line(pid)
-            .iter()
-            .any(|argument| argument == DISABLED)
-        {
+        if is_disabled(pid) {
             return Err(JvmError::Disabled { pid });
         }
         let tmp = TargetTmp::open(pid).map_err(|source| JvmError::Tmp { pid, source })?;
@@ -156,7 +213,8 @@ impl Machine {
             inner_pid: status.inner_pid,
             tmp,
         };
-        if !status.catches_quit && !machine.listens()? {
+        let may_be_asked = status.catches_quit && has_dispatcher(pid);
+        if !may_be_asked && !machine.listens()? {
             return Err(JvmError::DeafToQuit { pid });
         }
         Ok(machine)
@@ -198,8 +256,17 @@ impl Machine {
         }
     }
 
+    /// Connects, and makes sure that it is the machine who listens: the socket
+    /// may be a link by now, or another process's.
     async fn connect(&self) -> io::Result<UnixStream> {
-        UnixStream::connect(self.tmp.path().join(self.socket())).await
+        let stream = UnixStream::connect(self.tmp.path().join(self.socket())).await?;
+        let peer = stream.peer_cred()?;
+        let is_machine =
+            peer.uid() == rustix::process::geteuid().as_raw() && peer.pid() == Some(self.pid);
+        match is_machine {
+            true => Ok(stream),
+            false => Err(io::Error::other("another process listens on its socket")),
+        }
     }
 
     /// Makes the machine listen, if it does not.
@@ -212,6 +279,8 @@ impl Machine {
                 Err(error) => return Err(self.io("connect to", error)),
             }
         }
+        // Nothing is left where there is nobody to be asked.
+        self.may_be_asked()?;
         let _trigger = Trigger::create(self)?;
         self.send_quit()?;
         let deadline = tokio::time::Instant::now() + LISTEN_TIME;
@@ -226,6 +295,17 @@ impl Machine {
         Err(JvmError::DoesNotListen { pid: self.pid })
     }
 
+    /// Whether SIGQUIT is known to make this process listen and nothing else.
+    fn may_be_asked(&self) -> Result<(), JvmError> {
+        let pid = self.pid;
+        let status = Status::read(pid)?;
+        let is_same = program(pid) == Program::HotSpot && status.inner_pid == self.inner_pid;
+        match is_same && status.catches_quit && has_dispatcher(pid) {
+            true => Ok(()),
+            false => Err(JvmError::DeafToQuit { pid }),
+        }
+    }
+
     /// Sends SIGQUIT, to this very process and only if it is still one that
     /// waits for it.
     fn send_quit(&self) -> Result<(), JvmError> {
@@ -236,12 +316,7 @@ impl Machine {
         // The descriptor keeps the id from being given to another process
         // between the look and the signal.
         let process = rustix::process::pidfd_open(id, PidfdFlags::empty());
-        let is_same = program(self.pid) == Program::HotSpot
-            && Status::read(self.pid)?.catches_quit
-            && Status::read(self.pid)?.inner_pid == self.inner_pid;
-        if !is_same {
-            return Err(JvmError::DeafToQuit { pid: self.pid });
-        }
+        self.may_be_asked()?;
         let sent = match &process {
             Ok(process) => rustix::process::pidfd_send_signal(process, Signal::QUIT),
             Err(rustix::io::Errno::SRCH) => return Err(gone),
@@ -295,7 +370,8 @@ pub(super) fn verb(command: &str) -> String {
 /// What of an answer is shown to people.
 pub(super) fn first_line(answer: &str) -> String {
     let line = answer.lines().find(|line| !line.trim().is_empty());
-    line.unwrap_or("(nothing)").chars().take(200).collect()
+    let shown = line.unwrap_or("(nothing)").chars();
+    shown.filter(|c| !c.is_control()).take(200).collect()
 }
 
 async fn exchange(stream: &mut UnixStream, command: &str) -> io::Result<String> {
@@ -314,6 +390,16 @@ async fn exchange(stream: &mut UnixStream, command: &str) -> io::Result<String> 
 struct Trigger<'a> {
     machine: &'a Machine,
     name: String,
+    /// Whether it is ours to remove.
+    is_ours: bool,
+}
+
+/// Whether a file is so old that whoever made it is not attaching any more.
+fn is_stale(path: &Path) -> bool {
+    let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
+    // One of the future has no age.
+    let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+    age.is_some_and(|age| age > STALE_AFTER)
 }
 
 impl<'a> Trigger<'a> {
@@ -321,19 +407,31 @@ impl<'a> Trigger<'a> {
         let name = format!(".attach_pid{}", machine.inner_pid);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
-        match rustix::fs::openat(machine.tmp.descriptor(), name.as_str(), flags, mode) {
-            // Another program may be attaching, or was ended while it did.
-            Ok(_) | Err(rustix::io::Errno::EXIST) => Ok(Self { machine, name }),
-            Err(error) => Err(JvmError::Tmp {
-                pid: machine.pid,
-                source: error.into(),
-            }),
-        }
+        let folder = machine.tmp.descriptor();
+        let is_ours = match rustix::fs::openat(folder, name.as_str(), flags, mode) {
+            Ok(_) => true,
+            // Another program is attaching, or was ended while it did.
+            Err(rustix::io::Errno::EXIST) => is_stale(&machine.tmp.path().join(&name)),
+            Err(error) => {
+                return Err(JvmError::Tmp {
+                    pid: machine.pid,
+                    source: error.into(),
+                });
+            }
+        };
+        Ok(Self {
+            machine,
+            name,
+            is_ours,
+        })
     }
 }
 
 impl Drop for Trigger<'_> {
     fn drop(&mut self) {
+        if !self.is_ours {
+            return;
+        }
         let folder = self.machine.tmp.descriptor();
         if let Err(error) = rustix::fs::unlinkat(folder, self.name.as_str(), AtFlags::empty()) {
             tracing::debug!(%error, "attach file not removed");
@@ -374,9 +472,89 @@ mod tests {
     }
 
     #[test]
+    fn a_program_without_the_thread_for_signals_is_told_apart() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(!has_dispatcher(own));
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::Builder::new()
+            .name("Signal Dispatcher".to_owned())
+            .spawn(move || stopped.recv().is_err())
+            .unwrap();
+        while !has_dispatcher(own) {
+            std::thread::yield_now();
+        }
+        drop(stop);
+        assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn the_flag_is_found_in_the_environment_too() {
+        for (value, expected) in [
+            ("-Xmx1g -XX:+DisableAttachMechanism", true),
+            ("-XX:+DisableAttachMechanismX", false),
+        ] {
+            let mut child = std::process::Command::new("sleep")
+                .arg("600")
+                .env("JAVA_TOOL_OPTIONS", value)
+                .spawn()
+                .unwrap();
+            let found = is_disabled(i32::try_from(child.id()).unwrap());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(found, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn only_the_machine_itself_is_listened_to() {
+        // A socket of the right name, of another process than is asked.
+        let folder = tempfile::tempdir().unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
+        let machine = |pid| Machine {
+            pid,
+            inner_pid: 7,
+            tmp: TargetTmp::at(folder.path()).unwrap(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let path = folder.path().join(".java_pid7");
+        let _listener = std::os::unix::net::UnixListener::bind(path).unwrap();
+        assert!(machine(own).listens().unwrap());
+        runtime.block_on(async {
+            assert!(machine(own).connect().await.is_ok());
+            let refused = machine(own + 1).connect().await.unwrap_err();
+            assert!(refused.to_string().contains("another process"));
+        });
+    }
+
+    #[test]
+    fn a_file_of_another_who_attaches_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let machine = Machine {
+            pid: 7,
+            inner_pid: 7,
+            tmp: TargetTmp::at(folder.path()).unwrap(),
+        };
+        let path = folder.path().join(".attach_pid7");
+        drop(Trigger::create(&machine).unwrap());
+        assert!(!path.exists(), "our own is removed");
+        let file = fs::File::create(&path).unwrap();
+        drop(Trigger::create(&machine).unwrap());
+        assert!(path.exists());
+        let modified = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(modified - Duration::from_secs(3600))
+            .unwrap();
+        drop(Trigger::create(&machine).unwrap());
+        assert!(!path.exists(), "nobody's is removed");
+    }
+
+    #[test]
     fn answers_are_shown_by_their_first_line() {
         assert_eq!(first_line("\n  \nno such command\nat x"), "no such command");
         assert_eq!(first_line(""), "(nothing)");
+        assert_eq!(first_line("a\u{1b}[31mb"), "a[31mb");
         assert_eq!(verb("JFR.start name=x"), "JFR.start");
     }
 }

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use procfs::FromRead;
@@ -20,6 +21,12 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 const PREFIX: &str = ".tepui-agent-";
 /// Where a Java virtual machine keeps temporary files, whatever its settings.
 const TMP: &str = "tmp";
+/// Most entries of it that are looked at.
+const MAX_LISTED: usize = 64 * 1024;
+/// Most folders of ended agents that are removed at a time.
+const MAX_LEFTOVERS: usize = 64;
+/// Time without use after which a folder of another PID namespace is nobody's.
+const UNUSED_AFTER_S: i64 = 3600;
 
 /// `/tmp` as a process sees it.
 #[derive(Debug)]
@@ -50,6 +57,13 @@ impl TargetTmp {
         }
     }
 
+    /// Opens any folder in its place.
+    #[cfg(test)]
+    pub(super) fn at(path: &std::path::Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::openat(CWD, path, flags, Mode::empty())?))
+    }
+
     pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -59,25 +73,39 @@ impl TargetTmp {
         PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 
-    /// Names of folders there that agents made which run no longer.
-    fn leftovers(&self) -> io::Result<Vec<String>> {
+    /// Names of folders there that agents made which run no longer. Those of
+    /// another PID namespace, where `/tmp` is shared, are told by their age: an
+    /// agent uses its folder every minute.
+    fn leftovers(&self, own: &Folder) -> io::Result<Vec<String>> {
+        let now = rustix::fs::fstat(&own.own)?.st_mtime;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let listed = rustix::fs::openat(&self.0, ".", flags, Mode::empty())?;
         let mut names = Vec::new();
-        for entry in Dir::read_from(listed)? {
+        for entry in Dir::read_from(listed)?.take(MAX_LISTED) {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy();
-            let maker = name.strip_prefix(PREFIX).and_then(Mark::parse);
-            if maker.is_some_and(|mark| !mark.is_of_running_agent()) {
+            let Some(maker) = name.strip_prefix(PREFIX).and_then(Mark::parse) else {
+                continue;
+            };
+            let age_s = || {
+                let found = rustix::fs::statat(&self.0, &*name, AtFlags::SYMLINK_NOFOLLOW);
+                found.map_or(0, |found| now.saturating_sub(found.st_mtime))
+            };
+            let is_left = match maker.standing() {
+                Standing::Runs => false,
+                Standing::Ended => true,
+                Standing::Elsewhere => age_s() > UNUSED_AFTER_S,
+            };
+            if is_left && names.len() < MAX_LEFTOVERS {
                 names.push(name.into_owned());
             }
         }
         Ok(names)
     }
 
-    /// Removes what agents left that run no longer.
-    pub(super) fn remove_leftovers(&self) -> io::Result<()> {
-        for name in self.leftovers()? {
+    /// Removes what agents left that run no longer; `own` is in use.
+    pub(super) fn remove_leftovers(&self, own: &Folder) -> io::Result<()> {
+        for name in self.leftovers(own)? {
             match Folder::enter(&self.0, name) {
                 Ok(folder) => drop(folder),
                 Err(error) => tracing::debug!(%error, "folder of an ended agent not removed"),
@@ -87,13 +115,31 @@ impl TargetTmp {
     }
 }
 
-/// Which agent something belongs to: its id and when it started, since the id may
-/// be given to another process later.
+/// Which agent something belongs to: its id, when it started, since the id may
+/// be given to another process later, and the PID namespace in which it has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pid: i32,
     /// In clock ticks since boot.
     started: u64,
+    /// Inode of the PID namespace.
+    namespace: u64,
+}
+
+/// How it stands with an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It runs, be it this one or another.
+    Runs,
+    /// It does not.
+    Ended,
+    /// It is of another PID namespace, so that cannot be told.
+    Elsewhere,
+}
+
+/// The PID namespace of this process; 0 if that cannot be told.
+fn own_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |found| found.ino())
 }
 
 /// When a process started, in clock ticks since boot; nothing if there is none.
@@ -109,28 +155,35 @@ impl Mark {
         Self {
             pid,
             started: start_of(pid).unwrap_or(0),
+            namespace: own_namespace(),
         }
     }
 
     /// Reads the mark at the beginning of `text`.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (pid, rest) = text.split_once('-')?;
-        let started = rest.split('-').next()?;
+        let mut parts = text.split('-');
         Some(Self {
-            pid: pid.parse().ok()?,
-            started: started.parse().ok()?,
+            pid: parts.next()?.parse().ok()?,
+            started: parts.next()?.parse().ok()?,
+            namespace: parts.next()?.parse().ok()?,
         })
     }
 
-    /// Whether that agent runs, be it this one or another.
-    pub(super) fn is_of_running_agent(&self) -> bool {
-        start_of(self.pid) == Some(self.started)
+    /// How it stands with that agent.
+    pub(super) fn standing(&self) -> Standing {
+        if self.namespace != own_namespace() {
+            return Standing::Elsewhere;
+        }
+        match start_of(self.pid) == Some(self.started) {
+            true => Standing::Runs,
+            false => Standing::Ended,
+        }
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.pid, self.started)
+        write!(f, "{}-{}-{}", self.pid, self.started, self.namespace)
     }
 }
 
@@ -241,15 +294,27 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let tmp = TargetTmp::open(own).unwrap();
         // No process has this id: it is beyond the kernel's limit.
-        let random = getrandom::u64().unwrap();
-        let name = format!("{PREFIX}{}-7-{random:016x}", 1 << 23);
-        rustix::fs::mkdirat(&tmp.0, name.as_str(), Mode::RWXU).unwrap();
-        let left = PathBuf::from(format!("/tmp/{name}"));
-        std::fs::write(left.join("1.jfr"), "x").unwrap();
-        assert!(tmp.leftovers().unwrap().contains(&name));
+        let ended = 1 << 23;
+        let leave = |namespace: u64| {
+            let random = getrandom::u64().unwrap();
+            let name = format!("{PREFIX}{ended}-7-{namespace}-{random:016x}");
+            rustix::fs::mkdirat(&tmp.0, name.as_str(), Mode::RWXU).unwrap();
+            let left = PathBuf::from(format!("/tmp/{name}"));
+            std::fs::write(left.join("1.jfr"), "x").unwrap();
+            left
+        };
+        let (left, foreign, old) = (leave(own_namespace()), leave(1), leave(1));
         let used = Folder::create(&tmp).unwrap();
-        tmp.remove_leftovers().unwrap();
-        assert!(!left.exists());
+        let now = std::fs::metadata(used.path_of("")).unwrap().modified();
+        let before = now.unwrap() - std::time::Duration::from_secs(7200);
+        std::fs::File::open(&old)
+            .unwrap()
+            .set_modified(before)
+            .unwrap();
+        tmp.remove_leftovers(&used).unwrap();
+        assert!(!left.exists() && !old.exists());
+        assert!(foreign.exists(), "it may be in use");
         assert!(PathBuf::from(used.path_of("")).exists(), "it is in use");
+        std::fs::remove_dir_all(foreign).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use tracing::warn;
 use super::account::{Account, Accountant};
 use super::convert::{self, Rate, Stretch};
 use super::error::JvmError;
-use super::jfr::Event;
+use super::jfr::{Event, Room};
 use super::recording::{Recording, Settings};
 use crate::source::Collected;
 
@@ -77,6 +77,8 @@ pub struct Followed {
     /// Start of the next window.
     from: UnixNanos,
     pending: Vec<Event>,
+    /// For what is read of this window.
+    room: Room,
     lost: u64,
 }
 
@@ -92,7 +94,11 @@ impl Followed {
         let settings = Settings {
             period: plan.with_cpu.then_some(period),
             with_others: true,
-            max_age: plan.window,
+            // What is fetched often need not be kept long.
+            max_age: match plan.ends_after {
+                Some(_) => plan.window,
+                None => plan.fetch_every(),
+            },
             ends_after: plan.ends_after,
         };
         let recording = Recording::start(pid, settings).await?;
@@ -108,6 +114,7 @@ impl Followed {
             recording,
             from: now,
             pending: Vec::new(),
+            room: Room::default(),
             lost: 0,
         })
     }
@@ -155,7 +162,8 @@ impl Followed {
 
     /// Fetches what was recorded.
     pub(super) async fn fetch(&mut self) -> Result<(), JvmError> {
-        let taken = self.recording.take().await?;
+        let taken = self.recording.take(self.room).await?;
+        self.room = taken.room;
         for error in &taken.damaged {
             warn!(
                 pid = self.recording.pid(),
@@ -201,6 +209,7 @@ impl Followed {
             .into_iter()
             .partition(|event| event.at >= end && event.at < latest);
         self.pending = later;
+        self.room = Room::default();
         let stretch = Stretch {
             events: now,
             account: account.filter(|_| cpu == Cpu::Told),

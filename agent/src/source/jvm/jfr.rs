@@ -28,6 +28,11 @@ use pools::{Content, Pools};
 pub(super) const HEADER_BYTES: usize = 68;
 /// Largest chunk that is read; the recorder begins another one at 12 MB.
 pub(super) const MAX_CHUNK_BYTES: u64 = 32 << 20;
+/// Most frames of all different stacks of a window; real ones have up to some
+/// hundred thousand.
+const MAX_FRAMES: usize = 1 << 18;
+/// Most bytes of names of a window.
+const MAX_NAME_BYTES: usize = 8 << 20;
 /// Most events of one chunk that are kept.
 const MAX_EVENTS: usize = 256 * 1024;
 /// What a chunk begins with.
@@ -126,6 +131,25 @@ pub(super) enum Kind {
         /// Class of what it waited for; empty where that was not said.
         class: Arc<str>,
     },
+}
+
+/// Room for what is made of chunks: many small entries may refer to one large
+/// text or one deep stack, so that the size of the file bounds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Frames of all different stacks.
+    frames: usize,
+    /// Bytes of the names of methods and classes.
+    name_bytes: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            frames: MAX_FRAMES,
+            name_bytes: MAX_NAME_BYTES,
+        }
+    }
 }
 
 /// Everything read of one chunk.
@@ -266,8 +290,8 @@ fn next(bytes: &[u8], at: usize) -> Result<Next<'_>, JfrError> {
     Ok(Next { kind, body, end })
 }
 
-/// Reads a whole chunk.
-pub(super) fn read(bytes: &[u8]) -> Result<Chunk, JfrError> {
+/// Reads a whole chunk; what is made of it takes up `room`.
+pub(super) fn read(bytes: &[u8], room: &mut Room) -> Result<Chunk, JfrError> {
     let header = Header::read(bytes)?;
     let bytes = usize::try_from(header.bytes)
         .ok()
@@ -281,7 +305,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Chunk, JfrError> {
         return Err(described.body.damaged("no metadata where they should be"));
     }
     let metadata = Metadata::read(&mut described.body, bytes.len())?;
-    let mut pools = Pools::default();
+    let mut pools = Pools::new(room);
     let mut at = HEADER_BYTES;
     while at < bytes.len() {
         let mut found = next(bytes, at)?;
@@ -345,10 +369,10 @@ fn event(
     fields: Fields,
     header: &Header,
     content: Content<'_>,
-    pools: &mut Pools,
+    pools: &mut Pools<'_>,
 ) -> Result<Option<Event>, JfrError> {
     let wait_ns = header.length(fields.duration);
-    let lock = |pools: &mut Pools| match fields.class {
+    let lock = |pools: &mut Pools<'_>| match fields.class {
         0 => Ok(Arc::from("")),
         class => pools.class_name(content, class),
     };

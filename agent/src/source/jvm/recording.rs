@@ -16,14 +16,18 @@ use tracing::debug;
 
 use super::attach::{Machine, first_line, verb};
 use super::error::JvmError;
-use super::folder::{Folder, Mark, read_up_to};
+use super::folder::{Folder, Mark, Standing, read_up_to};
 use super::followed::aside;
-use super::jfr::{self, Chunk, HEADER_BYTES, Header, JfrError};
+use super::jfr::{self, Chunk, HEADER_BYTES, Header, JfrError, Room};
 
 /// What names of recordings begin with; the mark of their agent follows.
 const NAME: &str = "tepui-agent-";
 /// Most that a recording keeps in the target's folder for temporary files.
 const MAX_KEPT: &str = "32m";
+/// Most recordings of ended agents that are stopped at a time.
+const MAX_LEFTOVERS: usize = 64;
+/// Longest version that is shown.
+const MAX_VERSION_CHARS: usize = 40;
 /// Most chunks of one file that are looked at.
 const MAX_CHUNKS: usize = 64;
 /// Frames of a stack that the recorder keeps, at least. Its own default of 64
@@ -84,6 +88,8 @@ pub(super) struct Taken {
     pub(super) chunks: Vec<Chunk>,
     /// Chunks that could not be read.
     pub(super) damaged: Vec<JfrError>,
+    /// The room that is left.
+    pub(super) room: Room,
 }
 
 /// The version of a machine: the number after `JDK` in the answer to
@@ -166,9 +172,14 @@ fn leftovers(answer: &str) -> Vec<String> {
     names
         .map(|name| name.trim_matches('"'))
         .filter(|name| {
-            let mark = name.strip_prefix(NAME).and_then(Mark::parse);
-            mark.is_some_and(|mark| mark == Mark::own() || !mark.is_of_running_agent())
+            let Some(mark) = name.strip_prefix(NAME).and_then(Mark::parse) else {
+                return false;
+            };
+            // What looks like one of ours and is not is nobody's to stop.
+            let is_whole = *name == format!("{NAME}{mark}");
+            is_whole && (mark == Mark::own() || mark.standing() == Standing::Ended)
         })
+        .take(MAX_LEFTOVERS)
         .map(str::to_owned)
         .collect()
 }
@@ -184,7 +195,11 @@ fn stack_depth(answer: &str) -> Option<u32> {
 /// Asks `machine` whether it has a flight recorder, and returns its version.
 pub(super) async fn probe(machine: &Machine) -> Result<String, JvmError> {
     let answer = machine.command("VM.version").await?;
-    let version = version(&answer).unwrap_or("of unknown version").to_owned();
+    let version = version(&answer).unwrap_or("of unknown version").chars();
+    let version: String = version
+        .filter(|c| !c.is_control())
+        .take(MAX_VERSION_CHARS)
+        .collect();
     match machine.command("help JFR.start").await {
         Ok(help) if help.contains("JFR.start") => Ok(version),
         Ok(_) | Err(JvmError::Refused { .. }) => Err(JvmError::NoRecorder {
@@ -203,7 +218,8 @@ impl Recording {
         let version = probe(&machine).await?;
         let major = major(&version);
         let tmp = |source| JvmError::Tmp { pid, source };
-        machine.tmp().remove_leftovers().map_err(tmp)?;
+        let folder = Folder::create(machine.tmp()).map_err(tmp)?;
+        machine.tmp().remove_leftovers(&folder).map_err(tmp)?;
         // Before the recorder is in use: later it cannot be changed.
         let configured = machine.command("JFR.configure").await?;
         if stack_depth(&configured).is_none_or(|depth| depth < STACK_DEPTH) {
@@ -215,7 +231,6 @@ impl Recording {
         for name in leftovers(&machine.command("JFR.check").await?) {
             machine.command(&format!("JFR.stop name={name}")).await?;
         }
-        let folder = Folder::create(machine.tmp()).map_err(tmp)?;
         let recording = Self {
             name: format!("{NAME}{}", Mark::own()),
             machine,
@@ -267,8 +282,8 @@ impl Recording {
         })
     }
 
-    /// Takes what was recorded since the last time.
-    pub(super) async fn take(&mut self) -> Result<Taken, JvmError> {
+    /// Takes what was recorded since the last time, as far as there is `room`.
+    pub(super) async fn take(&mut self, room: Room) -> Result<Taken, JvmError> {
         let pid = self.pid();
         let path = self.folder.path_of(DUMP_FILE);
         let dump = format!("JFR.dump name={} filename={path}", self.name);
@@ -282,7 +297,7 @@ impl Recording {
         let file = opened?;
         removed.map_err(|source| JvmError::Tmp { pid, source })?;
         let read_until = self.read_until;
-        let read = aside(pid, move || read_chunks(file, read_until)).await?;
+        let read = aside(pid, move || read_chunks(file, read_until, room)).await?;
         let (taken, read_until) = read.map_err(|source| JvmError::Tmp { pid, source })?;
         self.read_until = read_until;
         Ok(taken)
@@ -295,36 +310,48 @@ impl Recording {
     }
 }
 
-/// Reads the chunks of a file that begin after `read_until`.
+/// Reads the chunks of a file behind the one that began at `read_until`; all of
+/// them where there is none. Whether one is later does not say its start: a clock
+/// that is set back must not make everything old.
 fn read_chunks(
     mut file: File,
     read_until: Option<UnixNanos>,
+    room: Room,
 ) -> io::Result<(Taken, Option<UnixNanos>)> {
-    let mut taken = Taken::default();
-    let mut read_until = read_until;
+    let mut taken = Taken {
+        room,
+        ..Taken::default()
+    };
     let length = file.metadata()?.len();
-    let mut at = 0;
     let header_bytes = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
-    while at < length && taken.chunks.len() + taken.damaged.len() < MAX_CHUNKS {
+    let mut found: Vec<(u64, Header)> = Vec::new();
+    let mut at = 0;
+    while at < length && found.len() < MAX_CHUNKS {
         file.seek(SeekFrom::Start(at))?;
-        let header = match Header::read(&read_up_to(&mut file, header_bytes)?) {
-            Ok(header) => header,
+        match Header::read(&read_up_to(&mut file, header_bytes)?) {
+            Ok(header) => found.push((at, header)),
             Err(error) => {
                 // Without it the next chunk cannot be found.
                 taken.damaged.push(error);
                 break;
             }
-        };
-        if read_until.is_none_or(|until| header.start > until) {
-            read_until = Some(header.start);
-            file.seek(SeekFrom::Start(at))?;
-            match jfr::read(&read_up_to(&mut file, header.bytes)?) {
-                Ok(chunk) => taken.chunks.push(chunk),
-                Err(error) => taken.damaged.push(error),
-            }
         }
-        at = at.saturating_add(header.bytes);
+        at = at.saturating_add(found.last().map_or(u64::MAX, |(_, header)| header.bytes));
     }
+    let known = read_until.and_then(|until| {
+        let mut starts = found.iter();
+        starts.rposition(|(_, header)| header.start == until)
+    });
+    let unread = found.get(known.map_or(0, |known| known + 1)..);
+    for (at, header) in unread.unwrap_or_default() {
+        file.seek(SeekFrom::Start(*at))?;
+        let bytes = read_up_to(&mut file, header.bytes)?;
+        match jfr::read(&bytes, &mut taken.room) {
+            Ok(chunk) => taken.chunks.push(chunk),
+            Err(error) => taken.damaged.push(error),
+        }
+    }
+    let read_until = found.last().map(|(_, header)| header.start).or(read_until);
     Ok((taken, read_until))
 }
 
@@ -332,6 +359,36 @@ fn read_chunks(
 mod tests {
     use super::*;
     use expect_test::expect;
+    use std::io::Write as _;
+
+    #[test]
+    fn each_chunk_is_read_once_also_when_the_clock_was_set_back() {
+        const REAL: &[u8] =
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/jdk17.jfr"));
+        let begun_at = |start: i64| {
+            let mut chunk = REAL.to_vec();
+            chunk[32..40].copy_from_slice(&start.to_be_bytes());
+            chunk
+        };
+        let read = |starts: &[i64], until: Option<UnixNanos>| {
+            let mut file = tempfile::tempfile().unwrap();
+            for start in starts {
+                file.write_all(&begun_at(*start)).unwrap();
+            }
+            let (taken, until) = read_chunks(file, until, Room::default()).unwrap();
+            assert!(taken.damaged.is_empty());
+            (taken.chunks.len(), until)
+        };
+        let at = |start| Some(UnixNanos::new(start));
+        assert_eq!(read(&[100], None), (1, at(100)));
+        assert_eq!(read(&[100, 200], at(100)), (1, at(200)));
+        assert_eq!(read(&[100, 200, 300], at(100)), (2, at(300)));
+        assert_eq!(read(&[200], at(200)), (0, at(200)));
+        assert_eq!(read(&[200, 50], at(200)), (1, at(50)), "set back");
+        assert_eq!(read(&[50, 60], at(50)), (1, at(60)));
+        assert_eq!(read(&[70], at(60)), (1, at(70)), "the last is not kept");
+        assert_eq!(read(&[], at(70)), (0, at(70)));
+    }
 
     #[test]
     fn versions_are_read_as_each_release_writes_them() {
@@ -402,17 +459,20 @@ mod tests {
 
     #[test]
     fn recordings_of_ended_agents_are_told_by_their_name() {
-        let own = Mark::own();
+        let own = Mark::own().to_string();
+        let here = own.rsplit('-').next().unwrap();
         let answer = format!(
             "Recording 1: name=mine maxage=1s (running)\nRecording 2: \
-             name={NAME}8388608-12345 (running)\nRecording 3: name=\"{NAME}8388609-1\" \
-             (running)\nRecording 4: name={NAME}{own} (running)\n"
+             name={NAME}8388608-12345-{here} (running)\nRecording 3: \
+             name=\"{NAME}8388609-1-{here}\" (running)\nRecording 4: name={NAME}{own} \
+             (running)\nRecording 5: name={NAME}8388609-1-7 (running)\nRecording 6: \
+             name={NAME}8388609-1-{here}-x (running)\nRecording 7: name={NAME}1-2 (running)\n"
         );
         assert_eq!(
             leftovers(&answer),
             [
-                "tepui-agent-8388608-12345".to_owned(),
-                "tepui-agent-8388609-1".to_owned(),
+                format!("{NAME}8388608-12345-{here}"),
+                format!("{NAME}8388609-1-{here}"),
                 format!("{NAME}{own}"),
             ]
         );

@@ -18,6 +18,8 @@ const MAX_ELEMENT_DEPTH: usize = 16;
 const MAX_VALUE_DEPTH: usize = 16;
 /// Most strings, classes and fields; JDK 25 has 4,000 strings.
 const MAX_DESCRIBED: usize = 64 * 1024;
+/// Most bytes of all strings; those of JDK 25 take 60,000.
+const MAX_STRING_BYTES: usize = 4 << 20;
 /// Values for each byte of a chunk: it is read once for the pools, once for the
 /// events, and once for what they refer to.
 const FUEL_PER_BYTE: usize = 4;
@@ -109,8 +111,13 @@ impl Metadata {
             return Err(bytes.damaged("too many strings"));
         }
         let mut strings = Strings(Vec::new());
+        let mut string_bytes: usize = 0;
         for _ in 0..count {
             let text = bytes.text()?.read().unwrap_or_default();
+            string_bytes = string_bytes.saturating_add(text.len());
+            if string_bytes > MAX_STRING_BYTES {
+                return Err(bytes.damaged("strings that are too long"));
+            }
             strings.0.push(Arc::from(text));
         }
         let mut metadata = Self {

@@ -6,15 +6,13 @@ use proto::limits::MAX_STACK_FRAMES;
 use proto::stack::{Frame, FrameKind, Stack};
 use rustc_hash::FxHashMap;
 
-use super::JfrError;
 use super::bytes::{Bytes, Text};
 use super::metadata::{Met, Metadata};
+use super::{JfrError, Room};
 use crate::source::TRUNCATED;
 
 /// Most values of all pools, of which real chunks have some ten thousand.
-const MAX_POOLED: usize = 1 << 20;
-/// Most frames of all different stacks of a chunk.
-const MAX_FRAMES: usize = 1 << 19;
+const MAX_POOLED: usize = 1 << 19;
 /// State of a thread that could run.
 const RUNNABLE: &str = "STATE_RUNNABLE";
 /// Name of a method or class that the chunk does not name.
@@ -51,13 +49,13 @@ struct Place {
 }
 
 /// Values by pool and key, and what was made of them.
-#[derive(Debug, Default)]
-pub(super) struct Pools {
+#[derive(Debug)]
+pub(super) struct Pools<'r> {
+    room: &'r mut Room,
     places: FxHashMap<(Pool, u64), Place>,
     methods: FxHashMap<u64, Arc<str>>,
     frames: FxHashMap<(u64, u32), Frame>,
     stacks: FxHashMap<u64, Option<Stack>>,
-    frames_in_stacks: usize,
     classes: FxHashMap<u64, Arc<str>>,
     states: FxHashMap<u64, bool>,
 }
@@ -86,7 +84,30 @@ fn line_number(stored: u64) -> u32 {
         .unwrap_or(0)
 }
 
-impl Pools {
+impl<'r> Pools<'r> {
+    /// Returns empty ones; what is made of them takes up `room`.
+    pub(super) fn new(room: &'r mut Room) -> Self {
+        Self {
+            room,
+            places: FxHashMap::default(),
+            methods: FxHashMap::default(),
+            frames: FxHashMap::default(),
+            stacks: FxHashMap::default(),
+            classes: FxHashMap::default(),
+            states: FxHashMap::default(),
+        }
+    }
+
+    /// A name, if there is room for it.
+    fn named(&mut self, name: String) -> Arc<str> {
+        let left = self.room.name_bytes.checked_sub(name.len());
+        self.room.name_bytes = left.unwrap_or(0);
+        match left {
+            Some(_) => Arc::from(name),
+            None => Arc::from(UNKNOWN),
+        }
+    }
+
     /// Notes where the values of a checkpoint are; `bytes` is behind its size
     /// and type.
     pub(super) fn note(
@@ -169,7 +190,7 @@ impl Pools {
             }
         })?;
         let text = self.text(content, Pool::Symbol, name)?;
-        let name: Arc<str> = Arc::from(text.map_or_else(|| UNKNOWN.to_owned(), source_name));
+        let name = self.named(text.map_or_else(|| UNKNOWN.to_owned(), source_name));
         self.classes.insert(key, Arc::clone(&name));
         Ok(name)
     }
@@ -184,10 +205,10 @@ impl Pools {
             Met::Number("name", found) => name = found,
             _ => {}
         })?;
-        let made: Arc<str> = match self.text(content, Pool::Symbol, name)? {
+        let made = match self.text(content, Pool::Symbol, name)? {
             Some(method) if is_there => {
                 let class = self.class_name(content, class)?;
-                Arc::from(format!("{class}.{method}"))
+                self.named(format!("{class}.{method}"))
             }
             _ => Arc::from(UNKNOWN),
         };
@@ -240,10 +261,10 @@ impl Pools {
             calls.truncate(MAX_STACK_FRAMES - 1);
             is_cut = true;
         }
-        self.frames_in_stacks = self.frames_in_stacks.saturating_add(calls.len());
-        if self.frames_in_stacks > MAX_FRAMES {
+        let Some(left) = self.room.frames.checked_sub(calls.len()) else {
             return Ok(None);
-        }
+        };
+        self.room.frames = left;
         let mut frames = Vec::with_capacity(calls.len() + usize::from(is_cut));
         for call in calls {
             frames.push(self.frame(content, call)?);

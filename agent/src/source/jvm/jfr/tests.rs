@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 /// See `tests/data/README.md`.
 const REAL: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/jdk17.jfr"));
 
+fn read_all(bytes: &[u8]) -> Result<Chunk, JfrError> {
+    read(bytes, &mut Room::default())
+}
+
 /// A line for each kind of event and stack: number, sum, stack from its leaf.
 fn summary(chunk: &Chunk) -> String {
     let mut lines: BTreeMap<String, (u64, u64)> = BTreeMap::new();
@@ -35,7 +39,7 @@ fn summary(chunk: &Chunk) -> String {
 
 #[test]
 fn a_real_recording_is_read_whole() {
-    let chunk = read(REAL).unwrap();
+    let chunk = read_all(REAL).unwrap();
     assert_eq!(chunk.dropped, 0);
     let count = |wanted: fn(&Kind) -> bool| {
         let events = chunk.events.iter();
@@ -80,12 +84,12 @@ fn a_real_recording_is_read_whole() {
 
 #[test]
 fn what_is_no_chunk_is_told_apart() {
-    assert_eq!(read(b"").unwrap_err(), JfrError::NotAChunk);
-    assert_eq!(read(b"FLR\0").unwrap_err(), JfrError::NotAChunk);
+    assert_eq!(read_all(b"").unwrap_err(), JfrError::NotAChunk);
+    assert_eq!(read_all(b"FLR\0").unwrap_err(), JfrError::NotAChunk);
     let with = |at: usize, bytes: &[u8]| {
         let mut changed = REAL.to_vec();
         changed[at..at + bytes.len()].copy_from_slice(bytes);
-        read(&changed).unwrap_err()
+        read_all(&changed).unwrap_err()
     };
     assert_eq!(
         with(4, &[0, 3, 0, 0]),
@@ -101,7 +105,7 @@ fn what_is_no_chunk_is_told_apart() {
 #[test]
 fn a_file_that_is_cut_anywhere_is_refused() {
     for length in (0..REAL.len()).step_by(997).chain([REAL.len() - 1]) {
-        assert!(read(&REAL[..length]).is_err(), "{length}");
+        assert!(read_all(&REAL[..length]).is_err(), "{length}");
     }
 }
 
@@ -116,7 +120,7 @@ fn values_that_take_no_bytes_do_not_hold_the_reader_up() {
     body.extend([5; 10]);
     body.extend([0; 10]);
     let mut bytes = chunk.with_events(&[(10, body)]);
-    assert!(read(&bytes).is_ok(), "some of them are harmless");
+    assert!(read_all(&bytes).is_ok(), "some of them are harmless");
     // Many times more of them than there are bytes.
     let mut body = number(20_000);
     for _ in 0..20_000 {
@@ -124,7 +128,74 @@ fn values_that_take_no_bytes_do_not_hold_the_reader_up() {
     }
     body.extend([0; 10_000]);
     bytes = chunk.with_events(&[(10, body)]);
-    assert!(matches!(read(&bytes), Err(JfrError::Damaged { .. })));
+    assert!(matches!(read_all(&bytes), Err(JfrError::Damaged { .. })));
+}
+
+/// A chunk of one text of `length` bytes and `count` methods and stacks that all
+/// refer to it.
+fn amplified(length: usize, count: u64) -> Vec<u8> {
+    let mut chunk = Builder::default();
+    chunk.class(2, "java.lang.String", &[]);
+    chunk.class(3, "long", &[]);
+    chunk.class(4, "jdk.types.Symbol", &[("string", 2, false)]);
+    // Numbers in place of references are read alike.
+    chunk.class(5, "jdk.types.Method", &[("name", 3, false)]);
+    chunk.class(6, "Frame", &[("method", 3, false)]);
+    chunk.class(7, "jdk.types.StackTrace", &[("frames", 6, true)]);
+    chunk.class(8, "jdk.ExecutionSample", &[("stackTrace", 3, false)]);
+    let mut body = vec![0, 0, 0, 0, 3];
+    body.extend([4, 1, 1, 3]);
+    body.extend(number(u64::try_from(length).unwrap()));
+    body.extend(vec![b'a'; length]);
+    for class in [5, 7] {
+        body.push(class);
+        body.extend(number(count));
+        for key in 1..=count {
+            body.extend(number(key));
+            match class {
+                5 => body.push(1),
+                // Each is called by the first.
+                _ => {
+                    body.push(2);
+                    body.extend(number(key));
+                    body.push(1);
+                }
+            }
+        }
+    }
+    let mut events = vec![(CHECKPOINT, body)];
+    events.extend((1..=count).map(|key| (8, number(key))));
+    // What each costs to be read is paid for by bytes that say nothing.
+    let paid = length * usize::try_from(count).unwrap() / 2;
+    events.extend((0..=paid / 60_000).map(|_| (99, vec![0; 60_000])));
+    chunk.with_events(&events)
+}
+
+#[test]
+fn small_entries_that_refer_to_a_large_one_are_bounded() {
+    let names = |chunk: &Chunk| {
+        let stacks = chunk.events.iter().flat_map(|event| &event.stack);
+        let named = stacks.filter(|stack| &*stack[0].function != "[unknown]");
+        named.count()
+    };
+    let (length, count) = (1000, 1000);
+    let bytes = amplified(length, count);
+    let chunk = read_all(&bytes).unwrap();
+    assert_eq!(names(&chunk), 1000);
+    let mut room = Room {
+        frames: MAX_FRAMES,
+        name_bytes: 100_000,
+    };
+    let chunk = read(&bytes, &mut room).unwrap();
+    assert!((90..100).contains(&names(&chunk)), "{}", names(&chunk));
+    assert_eq!((chunk.events.len(), room.name_bytes), (1000, 0));
+    let mut room = Room {
+        frames: 101,
+        ..Room::default()
+    };
+    let chunk = read(&bytes, &mut room).unwrap();
+    let stacks = chunk.events.iter().flat_map(|event| &event.stack);
+    assert_eq!((stacks.count(), room.frames), (50, 1));
 }
 
 #[test]
@@ -132,7 +203,7 @@ fn a_class_that_holds_itself_is_refused() {
     let mut chunk = Builder::default();
     chunk.class(9, "jdk.ThreadPark", &[("self", 9, false)]);
     let bytes = chunk.with_events(&[(9, vec![0; 100])]);
-    assert!(matches!(read(&bytes), Err(JfrError::Damaged { .. })));
+    assert!(matches!(read_all(&bytes), Err(JfrError::Damaged { .. })));
 }
 
 /// Name, class, whether it is an array.
@@ -256,7 +327,7 @@ proptest! {
         for (at, byte) in changes {
             bytes[at] = byte;
         }
-        drop(read(&bytes));
+        drop(read_all(&bytes));
     }
 
     #[test]
@@ -271,18 +342,18 @@ proptest! {
         for (at, byte) in changes {
             bytes[at] = byte;
         }
-        drop(read(&bytes));
+        drop(read_all(&bytes));
     }
 
     #[test]
     fn noise_never_panics(noise in prop::collection::vec(any::<u8>(), 0..2_000)) {
-        drop(read(&noise));
+        drop(read_all(&noise));
         let mut bytes = REAL[..HEADER_BYTES].to_vec();
         let size = i64::try_from(HEADER_BYTES + noise.len()).unwrap();
         bytes[8..16].copy_from_slice(&size.to_be_bytes());
         bytes[24..32].copy_from_slice(&68_i64.to_be_bytes());
         bytes.extend(noise);
-        drop(read(&bytes));
+        drop(read_all(&bytes));
     }
 
     #[test]
