@@ -48,6 +48,8 @@ use crate::target::{Selection, TargetError};
 const MAX_WAITING: usize = 16;
 /// Windows whose accounting is remembered for profiles that arrive late.
 const HISTORY: usize = 64;
+/// Time allowed to find out what can be sampled, before sampling begins.
+const EXAMINE_TIME: Duration = Duration::from_secs(20);
 /// Exit code of a shell for a command that was ended by a signal.
 const SIGNAL_EXIT: i32 = 128;
 
@@ -281,13 +283,15 @@ pub async fn run(
     };
     let examined = {
         let config = config.clone();
-        tokio::task::spawn_blocking(move || doctor::examine_host(&config)).await
+        let examining = tokio::task::spawn_blocking(move || doctor::examine_host(&config));
+        // Files of the target are looked at, which may not answer.
+        tokio::time::timeout(EXAMINE_TIME, examining).await
     };
     let mut assembler = Assembler::new(
         config.label_set()?,
         1_000_000_000 / u64::from(config.cpu.rate_hz.max(1)),
     );
-    if let Ok(report) = examined {
+    if let Ok(Ok(report)) = examined {
         assembler.name_service(&report.target_name);
         ship.hello.capabilities = report.capabilities();
         ship.hello.labels = assembler.labels();
@@ -339,7 +343,8 @@ pub async fn run(
                 yields,
                 claims,
             );
-            tasks.spawn(source.run(stop_sources.clone()));
+            let started = source.start(stop_sources.clone());
+            tasks.spawn(started.map_err(RunError::Setup)?);
         }
     }
     if config.endpoint.url == EndpointChoice::Off {

@@ -15,13 +15,15 @@
 //! writable. The first time, the recorder takes about half a second of the
 //! target's CPU to start; then some milliseconds per window.
 
+use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::window::{Clock, UnixNanos};
 use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -49,6 +51,8 @@ use followed::aside;
 const MAX_MACHINES: usize = 16;
 /// Most processes that are looked at.
 const MAX_PROCESSES: usize = 256;
+/// Rounds that may wait to be passed on.
+const MAX_ROUNDS: usize = 4;
 /// Longest time until a process is looked at again.
 const MAX_RETRY: Duration = Duration::from_secs(60);
 /// Attempts before it is said that a machine does not catch SIGQUIT: one that
@@ -60,6 +64,8 @@ const TOLD_WITHIN: Duration = Duration::from_secs(1);
 const LAST_FETCH: Duration = Duration::from_secs(5);
 /// Time allowed for that and for stopping.
 const LAST_STOP: Duration = Duration::from_secs(12);
+/// Time allowed for all of it, should even the file system not answer.
+const LAST_RESORT: Duration = Duration::from_secs(15);
 
 /// Whether process `pid` is a Java virtual machine.
 pub fn is_jvm(pid: i32) -> bool {
@@ -98,8 +104,8 @@ pub async fn probe(pid: i32) -> Result<String, JvmError> {
 enum Standing {
     /// It is looked at again at this time.
     Due(Instant),
-    /// A task has it.
-    Busy,
+    /// This task has it.
+    Busy(Id),
     /// It is recorded.
     Recorded(Box<Followed>),
     /// It is left alone.
@@ -122,6 +128,7 @@ enum Done {
     /// With the border from which on its CPU can be told.
     Started(Result<(Box<Followed>, UnixNanos), JvmError>),
     Taken(Result<(Box<Followed>, Vec<Collected>), JvmError>),
+    Stopped,
 }
 
 /// Records the machines of one target.
@@ -138,7 +145,6 @@ pub struct JvmSource {
     round: Vec<Collected>,
     fetch_at: UnixNanos,
     window_end: UnixNanos,
-    dropped: u64,
 }
 
 impl JvmSource {
@@ -164,13 +170,63 @@ impl JvmSource {
             entries: FxHashMap::default(),
             tasks: JoinSet::new(),
             round: Vec::new(),
-            dropped: 0,
         }
     }
 
-    /// Records until `shutdown`; then fetches once more and stops all
-    /// recordings.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    /// Records until `shutdown`, on a thread of its own: files are exchanged with
+    /// the target, and its file system may not answer. The future passes on what
+    /// it yields; it ends with the thread, or without it if that hangs.
+    ///
+    /// # Errors
+    ///
+    /// If no thread can be started.
+    pub fn start(
+        mut self,
+        shutdown: CancellationToken,
+    ) -> io::Result<impl Future<Output = ()> + Send> {
+        let (rounds, mut from_thread) = mpsc::channel(MAX_ROUNDS);
+        let yields = std::mem::replace(&mut self.yields, rounds);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let told = shutdown.clone();
+        std::thread::Builder::new()
+            .name("jvm".to_owned())
+            .spawn(move || {
+                runtime.block_on(self.run(told));
+                // Work that hangs is left behind.
+                runtime.shutdown_background();
+            })?;
+        Ok(async move {
+            let late = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(LAST_RESORT).await;
+            };
+            tokio::pin!(late);
+            let mut dropped: u64 = 0;
+            loop {
+                let round = tokio::select! {
+                    round = from_thread.recv() => round,
+                    () = &mut late => {
+                        warn!("java virtual machines not left in order: their files do not answer");
+                        return;
+                    }
+                };
+                let Some(round) = round else {
+                    return;
+                };
+                if yields.try_send(round).is_err() {
+                    dropped = dropped.saturating_add(1);
+                    warn!(
+                        dropped_count = dropped,
+                        "profiles of java virtual machines dropped: queue full"
+                    );
+                }
+            }
+        })
+    }
+
+    async fn run(mut self, shutdown: CancellationToken) {
         let mut target = self.target.clone();
         self.follow(&target.borrow_and_update().clone());
         loop {
@@ -195,30 +251,39 @@ impl JvmSource {
 
     /// Takes note of who came and went.
     fn follow(&mut self, state: &TargetState) {
-        let processes = state.processes.iter().take(MAX_PROCESSES);
+        let processes = state.processes.iter();
         let current: FxHashMap<i32, &Process> = processes.map(|p| (p.pid, p)).collect();
-        let claims = &self.claims;
-        self.entries.retain(|pid, entry| match current.get(pid) {
-            Some(process) if process.started == entry.process.started => {
-                // It may have become another program.
-                if process.name != entry.process.name
-                    && matches!(entry.standing, Standing::Due(_) | Standing::Never)
-                {
-                    entry.standing = Standing::Due(Instant::now());
-                    entry.failures = 0;
-                    entry.is_told = false;
-                    entry.is_machine = false;
-                    claims.forget(*pid);
+        let mut gone = Vec::new();
+        for (pid, entry) in &mut self.entries {
+            match current.get(pid) {
+                Some(process) if process.started == entry.process.started => {
+                    // It may have become another program.
+                    if process.name != entry.process.name
+                        && matches!(entry.standing, Standing::Due(_) | Standing::Never)
+                    {
+                        entry.standing = Standing::Due(Instant::now());
+                        entry.failures = 0;
+                        entry.is_told = false;
+                        entry.is_machine = false;
+                        self.claims.forget(*pid);
+                    }
+                    entry.process = (*process).clone();
                 }
-                entry.process = (*process).clone();
-                true
+                Some(_) | None => gone.push(*pid),
             }
-            Some(_) | None => {
-                claims.forget(*pid);
-                false
+        }
+        for pid in gone {
+            self.claims.forget(pid);
+            if let Some(entry) = self.entries.remove(&pid)
+                && let Standing::Recorded(followed) = entry.standing
+            {
+                self.begin_stop(entry.process, followed);
             }
-        });
+        }
         for (pid, process) in current {
+            if self.entries.len() >= MAX_PROCESSES {
+                break;
+            }
             self.entries.entry(pid).or_insert_with(|| Entry {
                 process: process.clone(),
                 standing: Standing::Due(Instant::now()),
@@ -229,6 +294,17 @@ impl JvmSource {
         }
     }
 
+    /// Stops a recording that is no more use. The machine may run on as
+    /// something else than the target.
+    fn begin_stop(&mut self, process: Process, followed: Box<Followed>) {
+        self.tasks.spawn(async move {
+            if let Err(error) = followed.stop().await {
+                debug!(%error, "flight recording not stopped");
+            }
+            (process, Done::Stopped)
+        });
+    }
+
     fn until_due(&self) -> Duration {
         let fetch = self.fetch_at.since(self.clock.now());
         let due = self
@@ -236,7 +312,7 @@ impl JvmSource {
             .values()
             .filter_map(|entry| match entry.standing {
                 Standing::Due(at) => Some(at.saturating_duration_since(Instant::now())),
-                Standing::Busy | Standing::Recorded(_) | Standing::Never => None,
+                Standing::Busy(_) | Standing::Recorded(_) | Standing::Never => None,
             });
         due.fold(fetch, Duration::min)
     }
@@ -252,16 +328,16 @@ impl JvmSource {
         for entry in self.entries.values_mut() {
             match entry.standing {
                 Standing::Due(at) if at <= Instant::now() => {}
-                Standing::Due(_) | Standing::Busy | Standing::Recorded(_) | Standing::Never => {
+                Standing::Due(_) | Standing::Busy(_) | Standing::Recorded(_) | Standing::Never => {
                     continue;
                 }
             }
-            entry.standing = Standing::Busy;
             let process = entry.process.clone();
-            self.tasks.spawn_blocking(move || {
+            let task = self.tasks.spawn_blocking(move || {
                 let is_machine = attach::is_machine(process.pid);
                 (process, Done::Looked(is_machine))
             });
+            entry.standing = Standing::Busy(task.id());
         }
     }
 
@@ -285,7 +361,7 @@ impl JvmSource {
         }
         entry.is_machine = true;
         let (plan, clock) = (self.plan, Arc::clone(&self.clock));
-        self.tasks.spawn(async move {
+        let task = self.tasks.spawn(async move {
             let begun = clock.now();
             let started = Followed::start(pid, plan, begun).await;
             let started = started.map(|mut followed| {
@@ -298,6 +374,7 @@ impl JvmSource {
             });
             (process, Done::Started(started))
         });
+        entry.standing = Standing::Busy(task.id());
     }
 
     fn begin_fetches(&mut self, now: UnixNanos) {
@@ -313,27 +390,15 @@ impl JvmSource {
             .saturating_add(self.plan.fetch_every())
             .min(self.window_end);
         for entry in self.entries.values_mut() {
-            match std::mem::replace(&mut entry.standing, Standing::Busy) {
-                Standing::Recorded(mut followed) => {
+            match std::mem::replace(&mut entry.standing, Standing::Never) {
+                Standing::Recorded(followed) => {
                     let process = entry.process.clone();
                     let cpu = cpu_of(&self.claims, &followed);
-                    self.tasks.spawn(async move {
-                        let taken = match is_end {
-                            true => followed.take(end, cpu).await,
-                            false => followed.fetch().await.map(|()| Vec::new()),
-                        };
-                        let done = match taken {
-                            Ok(taken) => Ok((followed, taken)),
-                            Err(error) => {
-                                // It is begun anew, if at all.
-                                if let Err(error) = followed.stop().await {
-                                    debug!(%error, "flight recording not stopped");
-                                }
-                                Err(error)
-                            }
-                        };
-                        (process, Done::Taken(done))
+                    let end = is_end.then_some(end);
+                    let task = self.tasks.spawn(async move {
+                        (process, Done::Taken(fetch(followed, end, cpu).await))
                     });
+                    entry.standing = Standing::Busy(task.id());
                 }
                 other => entry.standing = other,
             }
@@ -345,11 +410,13 @@ impl JvmSource {
             Ok(done) => done,
             Err(error) => {
                 warn!(%error, "recording a java virtual machine failed");
+                self.retry(error.id());
                 return;
             }
         };
         let entry = entry_of(&mut self.entries, &process);
         let failure = match done {
+            Done::Stopped => return,
             Done::Looked(true) => {
                 self.begin_recording(process);
                 return;
@@ -370,18 +437,21 @@ impl JvmSource {
                     version = followed.version(),
                     "java virtual machine is recorded"
                 );
-                if self.plan.with_cpu && entry.is_some() {
+                let Some(entry) = entry else {
+                    self.begin_stop(process, followed);
+                    return;
+                };
+                if self.plan.with_cpu {
                     self.claims.offer(process.pid, cpu_since);
                 }
-                if let Some(entry) = entry {
-                    entry.failures = 0;
-                    entry.standing = Standing::Recorded(followed);
-                }
+                entry.failures = 0;
+                entry.standing = Standing::Recorded(followed);
                 return;
             }
             Done::Taken(Ok((followed, collected))) => {
-                if let Some(entry) = entry {
-                    entry.standing = Standing::Recorded(followed);
+                match entry {
+                    Some(entry) => entry.standing = Standing::Recorded(followed),
+                    None => self.begin_stop(process.clone(), followed),
                 }
                 self.take_in(collected);
                 None
@@ -402,11 +472,25 @@ impl JvmSource {
             }
         }
         let is_waited_for = self.entries.values().any(|entry| match entry.standing {
-            Standing::Busy => self.claims.is_granted(entry.process.pid),
+            Standing::Busy(_) => self.claims.is_granted(entry.process.pid),
             Standing::Recorded(_) | Standing::Due(_) | Standing::Never => false,
         });
         if !is_waited_for {
             self.yield_round();
+        }
+    }
+
+    /// Lets the process that a task had, which panicked, be looked at again.
+    fn retry(&mut self, task: Id) {
+        let mut entries = self.entries.iter_mut();
+        let found = entries.find(|(_, entry)| match entry.standing {
+            Standing::Busy(id) => id == task,
+            Standing::Due(_) | Standing::Recorded(_) | Standing::Never => false,
+        });
+        if let Some((pid, entry)) = found {
+            entry.failures = entry.failures.saturating_add(1);
+            entry.standing = Standing::Due(Instant::now() + retry_after(entry.failures));
+            self.claims.refuse(*pid);
         }
     }
 
@@ -426,11 +510,7 @@ impl JvmSource {
     fn yield_round(&mut self) {
         let round = std::mem::take(&mut self.round);
         if !round.is_empty() && self.yields.try_send(round).is_err() {
-            self.dropped = self.dropped.saturating_add(1);
-            warn!(
-                dropped_count = self.dropped,
-                "profiles of java virtual machines dropped: queue full"
-            );
+            warn!("profiles of java virtual machines dropped: the agent is too busy");
         }
     }
 
@@ -472,6 +552,28 @@ impl JvmSource {
             }
         }
         self.yield_round();
+    }
+}
+
+/// Fetches what a machine recorded, and takes what happened up to `end` if a
+/// window ends there. One that does not give it is begun anew, if at all.
+async fn fetch(
+    mut followed: Box<Followed>,
+    end: Option<UnixNanos>,
+    cpu: Cpu,
+) -> Result<(Box<Followed>, Vec<Collected>), JvmError> {
+    let taken = match end {
+        Some(end) => followed.take(end, cpu).await,
+        None => followed.fetch().await.map(|()| Vec::new()),
+    };
+    match taken {
+        Ok(taken) => Ok((followed, taken)),
+        Err(error) => {
+            if let Err(error) = followed.stop().await {
+                debug!(%error, "flight recording not stopped");
+            }
+            Err(error)
+        }
     }
 }
 
