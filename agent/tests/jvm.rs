@@ -16,7 +16,11 @@ use agent::source::python::PythonOptions;
 use agent::source::route::{Allowed, Claims, RouteOptions, Router};
 use agent::source::{Collected, CpuSampler};
 use agent::spool::Spool;
+use proto::codec::unzstd;
+use proto::dictionary::{Decoder, decode_body};
+use proto::limits::MAX_BODY_BYTES;
 use proto::pprof::Pprof;
+use proto::profile::Profile;
 use proto::stack::{FrameKind, Stack};
 use proto::window::{Clock, SystemClock, UnixNanos, Window};
 
@@ -68,6 +72,24 @@ struct Target {
 impl Target {
     fn start(parts: &[&str]) -> Self {
         Self::run(Command::new(java()), &[], parts)
+    }
+
+    /// Starts it in a mount namespace with a `/tmp` of its own.
+    fn apart(parts: &[&str]) -> Self {
+        let mut command = Command::new("unshare");
+        if !is_root() {
+            command.args(["--user", "--map-current-user"]);
+        }
+        command.args(["--mount", "--propagation", "private", "--", "/bin/sh", "-c"]);
+        // The classes may lie below /tmp.
+        command.arg("cp -r \"$2\" /dev/shm/tepui-$$ && mount -t tmpfs none /tmp && mv /dev/shm/tepui-$$ /tmp/classes && shift 2 && exec \"$0\" -cp /tmp/classes \"$@\"");
+        command.arg(java());
+        Self::run(command, &[], parts)
+    }
+
+    /// Its `/tmp`, which stays open when it has ended.
+    fn tmp(&self) -> std::fs::File {
+        std::fs::File::open(format!("/proc/{}/root/tmp", self.pid)).unwrap()
     }
 
     /// Starts it by `command`, which may be another program that becomes it.
@@ -351,6 +373,144 @@ fn nothing_is_left_after_a_recording_and_after_an_agent_that_was_killed() {
     assert!(spool.stats().windows > 3, "{:?}", spool.stats());
 }
 
+/// CPU profiles in a spool, in order.
+fn cpu_profiles(folder: &Path) -> Vec<Profile> {
+    let spool = Spool::open(folder, 64 << 20, [7; 16]).unwrap();
+    let mut profiles = Vec::new();
+    let mut last = None;
+    while let Some(batch) = spool.next(last.as_ref()) {
+        last = Some(batch.id);
+        let is_cpu = |profile: &Profile| {
+            let mut columns = profile.columns().iter();
+            columns.any(|column| column.profile_type.to_string() == CPU)
+        };
+        let bytes = unzstd(&batch.body, MAX_BODY_BYTES).unwrap();
+        let mut decoder = Decoder::new();
+        let windows = decoder.apply(decode_body(&bytes).unwrap()).unwrap();
+        let all = windows
+            .into_iter()
+            .map(|window| decoder.profile(window.unwrap()).unwrap());
+        profiles.extend(all.filter(is_cpu));
+    }
+    profiles.sort_by_key(|profile| profile.window().start());
+    profiles
+}
+
+#[test]
+fn a_run_tells_all_cpu_of_a_machine_once_and_of_what_runs_beside_it() {
+    // Both are the target: a machine, and a shell that perf events sample.
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "while :; do :; done & exec \"$0\" \"$@\""]);
+    command.arg(java());
+    let target = Target::run(command, &[], &["spin"]);
+    let children = format!("/proc/{0}/task/{0}/children", target.pid);
+    let shell = std::fs::read_to_string(children).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_agent"))
+        .args(["run", "--collector", NOWHERE, "--endpoint", "off", "--pid"])
+        .args([&target.pid.to_string(), "--spool"])
+        .arg(folder.path())
+        .env("TEPUI__AGENT__WINDOW__LENGTH", "2s")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(24));
+    let pid = run.id().to_string();
+    let ended = Command::new("kill").args(["-TERM", &pid]).status();
+    assert!(ended.unwrap().success());
+    assert!(run.wait().unwrap().success());
+    let killed = Command::new("kill").arg(shell.trim()).status();
+    assert!(killed.unwrap().success());
+
+    let profiles = cpu_profiles(folder.path());
+    let starts: Vec<_> = profiles.iter().map(|p| p.window().start()).collect();
+    let mut once = starts.clone();
+    once.dedup();
+    assert_eq!(starts, once, "one profile for each window");
+    let sum = |profile: &Profile, wanted: &dyn Fn(&Stack) -> bool| -> f64 {
+        let column = &profile.columns()[0];
+        let weight = i64::try_from(column.weight).unwrap();
+        let rows = profile.stacks().iter().zip(&column.values);
+        let of = rows.filter(|(stack, _)| wanted(stack));
+        of.map(|(_, value)| as_seconds(*value * weight)).sum()
+    };
+    let is_java = |stack: &Stack| stack.iter().any(|frame| &*frame.function == "Work.spin");
+    let recorded = profiles.iter().position(|p| sum(p, &is_java) > 0.0);
+    // The last one is cut short.
+    let recorded = &profiles[recorded.expect("java was recorded")..profiles.len() - 1];
+    assert!(recorded.len() > 4, "{} windows", recorded.len());
+    let (mut java, mut all, mut kernel) = (0.0, 0.0, 0.0);
+    for profile in recorded {
+        java += sum(profile, &is_java);
+        all += sum(profile, &|_| true);
+        kernel += as_seconds(i64::try_from(profile.facts().cpu_ns).unwrap());
+    }
+    assert!(
+        (all - kernel).abs() < 0.15 * kernel,
+        "{all} s told, {kernel} s used"
+    );
+    assert!(
+        java > 0.2 * kernel && java < 0.8 * kernel,
+        "{java} of {kernel}"
+    );
+}
+
+#[test]
+fn a_machine_that_dies_or_stands_still_costs_no_more_than_its_own_data() {
+    use std::os::fd::AsRawFd as _;
+    let mut target = Target::apart(&["spin"]);
+    let tmp = target.tmp();
+    let left = |tmp: &std::fs::File, pid| {
+        let path = format!("/proc/self/fd/{}", tmp.as_raw_fd());
+        left_behind(Path::new(&path), std::process::id(), pid)
+    };
+    runtime().block_on(async {
+        let mut followed = follow(&target).await;
+        assert_eq!(left(&tmp, target.pid).len(), 1, "it is in use");
+        target.child.kill().unwrap();
+        target.child.wait().unwrap();
+        let begun = Instant::now();
+        let error = followed
+            .take(SystemClock.now(), Cpu::Told)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, JvmError::Gone { .. } | JvmError::DeafToQuit { .. }),
+            "{error:?}"
+        );
+        followed.stop().await.unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    });
+    assert_eq!(left(&tmp, target.pid), Vec::<String>::new());
+
+    // One that is stopped answers when it goes on.
+    let target = Target::apart(&["contend"]);
+    let tmp = target.tmp();
+    let signal = |name: &str| {
+        let pid = target.pid.to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    runtime().block_on(async {
+        let mut followed = follow(&target).await;
+        signal("-STOP");
+        let waited = Duration::from_secs(2);
+        let taken = tokio::time::timeout(waited, followed.take(SystemClock.now(), Cpu::Told));
+        assert!(taken.await.is_err(), "a stopped machine answered");
+        signal("-CONT");
+        followed.stop().await.unwrap();
+    });
+    assert!(!recordings(target.pid).contains("tepui"));
+    assert_eq!(left(&tmp, target.pid), Vec::<String>::new());
+}
+
 fn agent(arguments: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_agent"))
         .args(arguments)
@@ -477,16 +637,7 @@ fn copy_readable(from: &Path, to: &Path, parent: &Path) {
 
 #[test]
 fn a_machine_in_another_mount_namespace_is_recorded_too() {
-    // It has a /tmp of its own, which is not ours.
-    let mut command = Command::new("unshare");
-    if !is_root() {
-        command.args(["--user", "--map-current-user"]);
-    }
-    command.args(["--mount", "--propagation", "private", "--", "/bin/sh", "-c"]);
-    // The classes may lie below /tmp.
-    command.arg("cp -r \"$2\" /dev/shm/tepui-$$ && mount -t tmpfs none /tmp && mv /dev/shm/tepui-$$ /tmp/classes && shift 2 && exec \"$0\" -cp /tmp/classes \"$@\"");
-    command.arg(java());
-    let target = Target::run(command, &[], &["spin"]);
+    let target = Target::apart(&["spin"]);
     assert!(!Path::new(&format!("/tmp/.java_pid{}", target.pid)).exists());
     runtime().block_on(async {
         let version = probe(target.pid).await.unwrap();

@@ -452,17 +452,17 @@ impl CpuSampler for Router {
     }
 
     fn collect(&mut self, window: Window) -> Collected {
+        // First, since naming what was sampled takes a while.
+        self.grant(window.end());
         let python = self.python.collect(window);
-        let collected = match &mut self.perf {
+        match &mut self.perf {
             Perf::Open(perf) => {
                 let mut sum = perf.collect(window);
                 sum.add(python);
                 sum
             }
             Perf::Closed | Perf::Refused { .. } => python,
-        };
-        self.grant(window.end());
-        collected
+        }
     }
 
     fn has_targets(&self) -> bool {
