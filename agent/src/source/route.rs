@@ -1,25 +1,36 @@
 //! Gives each process of a target to the sampler that shows most of it, and
-//! adds up what they saw.
+//! adds up what they saw. Nobody else decides that.
 //!
-//! A process that runs CPython goes to [`PythonSampler`], every other one to
-//! [`PerfSampler`]: of Python, perf events show the interpreter's own C
-//! functions, which nobody can read. Both are not joined in one stack: they are
-//! of different moments, unless the target is stopped for them.
+//! A process that runs CPython goes to [`PythonSampler`], a Java virtual
+//! machine to its flight recorder, every other one to [`PerfSampler`]: of
+//! Python, perf events show the interpreter's own C functions, of Java machine
+//! code without names. What two samplers see of one process is not joined in
+//! one stack: it is of different moments, unless the target is stopped for it.
 //!
 //! Where the interpreter cannot be read the process is perf's, and that is said
 //! once. A process that begins to run another program is looked at anew, and
 //! one whose interpreter was not ready is tried again a few times.
+//!
+//! The flight recorder works beside the router and needs a while to start.
+//! Until it offers to tell of a machine ([`Claims`]), and again when it loses
+//! it, perf events have it if they work.
 
 use std::time::{Duration, Instant};
 
-use proto::window::Window;
+use proto::window::{UnixNanos, Window};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::{debug, warn};
 
+use super::jvm;
 use super::perf::{PerfError, PerfOptions, PerfSampler};
 use super::python::{self, PythonError, PythonOptions, PythonSampler};
 use super::{Collected, CpuSampler, SamplerError};
+use crate::config::{CpuSource, JvmMode};
 use crate::target::process;
+
+mod claims;
+
+pub use claims::Claims;
 
 /// Time between two looks at what programs the processes run.
 const RECHECK_EVERY: Duration = Duration::from_secs(1);
@@ -31,15 +42,41 @@ const REOPEN_AFTER: Duration = Duration::from_secs(60);
 /// Most reasons that are remembered as told.
 const MAX_TOLD: usize = 64;
 
-/// Which samplers may be used.
+/// Which samplers may be used. A process goes to the first of them that shows
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allowed {
-    /// Python's for Python, perf events for the rest.
-    Both,
-    /// Perf events alone.
-    Perf,
-    /// Python's alone.
-    Python,
+pub struct Allowed {
+    /// Python's.
+    pub python: bool,
+    /// Java's flight recorder.
+    pub jvm: bool,
+    /// Perf events.
+    pub perf: bool,
+}
+
+impl Allowed {
+    fn only_jvm(self) -> bool {
+        !self.python && !self.perf
+    }
+
+    /// Those that a configuration allows; nothing where CPU is not sampled from
+    /// outside.
+    pub fn by(source: CpuSource, jvm: JvmMode) -> Option<Self> {
+        let only = Self {
+            python: source == CpuSource::Python,
+            jvm: source == CpuSource::Jvm,
+            perf: source == CpuSource::Perf,
+        };
+        match source {
+            CpuSource::Endpoint | CpuSource::Off => None,
+            CpuSource::Perf | CpuSource::Python | CpuSource::Jvm => Some(only),
+            CpuSource::Auto => Some(Self {
+                python: true,
+                jvm: jvm == JvmMode::Auto,
+                perf: true,
+            }),
+        }
+    }
 }
 
 /// How to sample.
@@ -57,6 +94,11 @@ pub struct RouteOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum By {
     Python,
+    /// The flight recorder tells its CPU.
+    Jvm,
+    /// A Java virtual machine that nobody samples until the flight recorder
+    /// does.
+    Awaited,
     Perf,
     Nobody,
 }
@@ -73,6 +115,15 @@ struct Routed {
     retry_at: Option<Instant>,
 }
 
+impl Routed {
+    fn is_jvm(&self) -> bool {
+        match self.by {
+            By::Jvm | By::Awaited => true,
+            By::Python | By::Perf | By::Nobody => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Perf {
     Closed,
@@ -86,6 +137,9 @@ pub struct Router {
     options: RouteOptions,
     perf: Perf,
     python: PythonSampler,
+    claims: Claims,
+    /// End of the last window that was collected.
+    border: UnixNanos,
     processes: FxHashMap<i32, Routed>,
     /// Samplers that had a process so far.
     used: FxHashSet<By>,
@@ -99,11 +153,13 @@ impl Router {
     /// # Errors
     ///
     /// What the first one's sampler says, if none can be sampled.
-    pub fn open(pids: &[i32], options: RouteOptions) -> Result<Self, SamplerError> {
+    pub fn open(pids: &[i32], options: RouteOptions, claims: Claims) -> Result<Self, SamplerError> {
         let mut router = Self {
             options,
             perf: Perf::Closed,
             python: PythonSampler::new(options.python),
+            claims,
+            border: UnixNanos::new(i64::MIN),
             processes: FxHashMap::default(),
             used: FxHashSet::default(),
             rechecked: Instant::now(),
@@ -136,27 +192,57 @@ impl Router {
             attempts,
             retry_at: None,
         };
-        let outcome = match self.try_python(pid, &mut routed) {
-            Ok(true) => {
-                routed.by = By::Python;
-                Ok(())
-            }
-            Ok(false) => self.try_perf(pid, &mut routed),
-            Err(error) => Err(error),
-        };
+        let outcome = self.choose(pid, &mut routed);
+        match routed.by {
+            By::Jvm => {}
+            By::Python | By::Awaited | By::Perf | By::Nobody => self.claims.take_back(pid),
+        }
         self.processes.insert(pid, routed);
         self.used.insert(routed.by);
         outcome
     }
 
-    /// Whether process `pid` is sampled as Python now. An error means that it
-    /// cannot be sampled at all.
-    fn try_python(&mut self, pid: i32, routed: &mut Routed) -> Result<bool, SamplerError> {
-        match self.options.allowed {
-            Allowed::Perf => return Ok(false),
-            Allowed::Both | Allowed::Python => {}
+    fn choose(&mut self, pid: i32, routed: &mut Routed) -> Result<(), SamplerError> {
+        let mut failure = match self.try_python(pid, routed) {
+            Ok(()) => return Ok(()),
+            Err(PythonError::TargetGone { pid }) => {
+                return Err(PythonError::TargetGone { pid }.into());
+            }
+            Err(error) => error.into(),
+        };
+        let is_awaited = match self.options.allowed.jvm {
+            true if self.claims.grant(pid, self.border) => {
+                if let Perf::Open(perf) = &mut self.perf {
+                    perf.remove_process(pid);
+                }
+                routed.by = By::Jvm;
+                return Ok(());
+            }
+            true => !self.claims.is_refused(pid) && jvm::is_expected(pid),
+            false => false,
+        };
+        if self.options.allowed.perf {
+            match self.try_perf(pid) {
+                Ok(()) => {
+                    routed.by = By::Perf;
+                    return Ok(());
+                }
+                Err(error) => failure = error,
+            }
         }
-        let is_python = python::runs_cpython(pid);
+        if is_awaited {
+            routed.by = By::Awaited;
+            return Ok(());
+        }
+        if self.options.allowed.only_jvm() {
+            failure = jvm::JvmError::NotAMachine { pid }.into();
+        }
+        Err(failure)
+    }
+
+    /// Samples process `pid` as Python.
+    fn try_python(&mut self, pid: i32, routed: &mut Routed) -> Result<(), PythonError> {
+        let is_python = self.options.allowed.python && python::runs_cpython(pid);
         let outcome = match is_python {
             true => self.python.add_process(pid),
             false => Err(PythonError::NotPython { pid }),
@@ -167,35 +253,35 @@ impl Router {
                 if let Perf::Open(perf) = &mut self.perf {
                     perf.remove_process(pid);
                 }
+                routed.by = By::Python;
                 let version = self.python.version(pid).unwrap_or_default();
                 debug!(pid, version, "sampling python");
-                return Ok(true);
+                return Ok(());
             }
             Err(error) => error,
         };
         let may_change = match &error {
             PythonError::TargetGone { .. } | PythonError::NotPermitted { .. } => false,
             // A library that is loaded later, an interpreter that is not ready.
-            PythonError::NotPython { .. } | PythonError::Read { .. } => true,
+            PythonError::NotPython { .. } | PythonError::Read { .. } => self.options.allowed.python,
         };
         routed.attempts += 1;
         if may_change && routed.attempts < MAX_ATTEMPTS {
             let wait = RECHECK_EVERY * 2u32.saturating_pow(routed.attempts - 1);
             routed.retry_at = Some(Instant::now() + wait);
         }
-        match (&error, self.options.allowed) {
-            (PythonError::TargetGone { .. }, _) | (_, Allowed::Python) => {
-                return Err(error.into());
+        match &error {
+            PythonError::TargetGone { .. } | PythonError::NotPython { .. } => {}
+            // A second too late for an interpreter that just began.
+            PythonError::NotPermitted { .. } | PythonError::Read { .. }
+                if self.options.allowed.perf
+                    && (routed.retry_at.is_none() || routed.attempts > 1) =>
+            {
+                self.tell(pid, &error);
             }
-            (PythonError::NotPython { .. }, _) => {}
-            (PythonError::NotPermitted { .. } | PythonError::Read { .. }, _) => {
-                // A second too late for an interpreter that just began.
-                if routed.retry_at.is_none() || routed.attempts > 1 {
-                    self.tell(pid, &error);
-                }
-            }
+            PythonError::NotPermitted { .. } | PythonError::Read { .. } => {}
         }
-        Ok(false)
+        Err(error)
     }
 
     /// Says why a Python process has no Python frames; each reason once.
@@ -214,11 +300,9 @@ impl Router {
         }
     }
 
-    fn try_perf(&mut self, pid: i32, routed: &mut Routed) -> Result<(), SamplerError> {
+    fn try_perf(&mut self, pid: i32) -> Result<(), SamplerError> {
         if let Perf::Open(perf) = &mut self.perf {
-            perf.add_process(pid)?;
-            routed.by = By::Perf;
-            return Ok(());
+            return Ok(perf.add_process(pid)?);
         }
         let is_due = match &self.perf {
             Perf::Refused { since } => since.elapsed() >= REOPEN_AFTER,
@@ -230,7 +314,6 @@ impl Router {
         match PerfSampler::open(&[pid], self.options.perf) {
             Ok(perf) => {
                 self.perf = Perf::Open(Box::new(perf));
-                routed.by = By::Perf;
                 Ok(())
             }
             Err(error) => {
@@ -245,6 +328,7 @@ impl Router {
     }
 
     fn leave(&mut self, pid: i32) {
+        self.claims.take_back(pid);
         self.python.remove_process(pid);
         if let Perf::Open(perf) = &mut self.perf {
             perf.remove_process(pid);
@@ -252,8 +336,32 @@ impl Router {
         self.processes.remove(&pid);
     }
 
-    /// Looks for processes that run another program now, and for interpreters
-    /// that were not ready.
+    /// Leaves machines to the flight recorder that it offered to tell of from
+    /// `border` on.
+    fn grant(&mut self, border: UnixNanos) {
+        self.border = border;
+        if !self.options.allowed.jvm {
+            return;
+        }
+        for (pid, routed) in &mut self.processes {
+            match routed.by {
+                By::Python | By::Jvm => continue,
+                By::Awaited | By::Perf | By::Nobody => {}
+            }
+            if !self.claims.grant(*pid, border) {
+                continue;
+            }
+            if let Perf::Open(perf) = &mut self.perf {
+                perf.remove_process(*pid);
+            }
+            routed.by = By::Jvm;
+            self.used.insert(By::Jvm);
+            debug!(pid, "left to the flight recorder");
+        }
+    }
+
+    /// Looks for processes that run another program now, for interpreters that
+    /// were not ready, and for machines that the flight recorder lost.
     fn recheck(&mut self, now: Instant) {
         for (pid, error) in self.python.take_broken() {
             debug!(pid, %error, "interpreter lost");
@@ -268,8 +376,17 @@ impl Router {
         let mut anew = Vec::new();
         for (pid, routed) in &self.processes {
             let program = process::program(&process::exe(*pid));
+            let is_lost = match routed.by {
+                By::Jvm => !self.claims.is_granted(*pid),
+                By::Awaited => self.claims.is_refused(*pid),
+                By::Python | By::Perf | By::Nobody => false,
+            };
             if program.is_some() && program != routed.program {
+                // What was offered was of the program before.
+                self.claims.take_back(*pid);
                 anew.push((*pid, 0));
+            } else if is_lost {
+                anew.push((*pid, MAX_ATTEMPTS - 1));
             } else if routed.retry_at.is_some_and(|at| now >= at) {
                 anew.push((*pid, routed.attempts));
             }
@@ -335,11 +452,17 @@ impl CpuSampler for Router {
     }
 
     fn collect(&mut self, window: Window) -> Collected {
+        // First, since naming what was sampled takes a while.
+        self.grant(window.end());
         let python = self.python.collect(window);
-        let Perf::Open(perf) = &mut self.perf else {
-            return python;
-        };
-        merge(perf.collect(window), python)
+        match &mut self.perf {
+            Perf::Open(perf) => {
+                let mut sum = perf.collect(window);
+                sum.add(python);
+                sum
+            }
+            Perf::Closed | Perf::Refused { .. } => python,
+        }
     }
 
     fn has_targets(&self) -> bool {
@@ -347,7 +470,10 @@ impl CpuSampler for Router {
             Perf::Open(perf) => perf.has_targets(),
             Perf::Closed | Perf::Refused { .. } => false,
         };
-        of_perf || self.python.has_targets()
+        let mut machines = self.processes.iter().filter(|(_, routed)| routed.is_jvm());
+        of_perf
+            || self.python.has_targets()
+            || machines.any(|(pid, _)| process::program(&process::exe(*pid)).is_some())
     }
 
     fn misses_some(&self) -> bool {
@@ -361,27 +487,19 @@ impl CpuSampler for Router {
     }
 
     fn source(&self) -> &'static str {
+        let jvm = self.used.contains(&By::Jvm) || self.used.contains(&By::Awaited);
         match (
             self.used.contains(&By::Perf),
             self.used.contains(&By::Python),
+            jvm,
         ) {
-            (true, true) => "perf and python",
-            (false, true) => "python",
-            (true | false, false) => "perf",
+            (true, true, true) => "perf, python and jvm",
+            (true, true, false) => "perf and python",
+            (true, false, true) => "perf and jvm",
+            (false, true, true) => "python and jvm",
+            (false, true, false) => "python",
+            (false, false, true) => "jvm",
+            (true | false, false, false) => "perf",
         }
     }
-}
-
-/// What two samplers saw of one target over one window.
-fn merge(mut first: Collected, mut second: Collected) -> Collected {
-    first.lost_samples = first.lost_samples.saturating_add(second.lost_samples);
-    first.samples_count = first.samples_count.saturating_add(second.samples_count);
-    // Zero means all of it.
-    first.observed_ns = match (first.observed_ns, second.observed_ns) {
-        (0, _) | (_, 0) => 0,
-        (a, b) => a.max(b),
-    };
-    second.groups.retain(|group| !group.stacks.is_empty());
-    first.groups.append(&mut second.groups);
-    first
 }
