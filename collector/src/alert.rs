@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::detect::{Detector, Finding, Level};
 use crate::feature::{PathFrame, SeriesRow};
-use crate::hook::Queue;
+use crate::hook::{Happening, Hooks};
 use crate::metrics::Metrics;
 use crate::query::ServiceName;
 use crate::store::{Change, StateStore, StoreError};
@@ -170,8 +170,8 @@ pub struct Settings {
     pub keep: Duration,
     /// What links begin with.
     pub public_url: String,
-    /// Whether transitions go to a hook.
-    pub has_hook: bool,
+    /// Who is told of transitions.
+    pub hooks: Arc<Hooks>,
 }
 
 /// A service: tenant, namespace, name.
@@ -190,7 +190,6 @@ pub struct Alerts {
     settings: Settings,
     detectors: Vec<Box<dyn Detector>>,
     metrics: Arc<Metrics>,
-    queue: Arc<Queue>,
     state: Mutex<State>,
 }
 
@@ -228,7 +227,6 @@ impl Alerts {
         detectors: Vec<Box<dyn Detector>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StoreError> {
-        let queue = Arc::new(Queue::open(Arc::clone(&store), Arc::clone(&metrics))?);
         let mut state = State::default();
         for (key, value) in store.scan(ALERTS)? {
             let record: Record = read(&key, &value)?;
@@ -243,16 +241,15 @@ impl Alerts {
             settings,
             detectors,
             metrics,
-            queue,
             state: Mutex::new(state),
         };
         alerts.count_firing(&alerts.lock());
         Ok(alerts)
     }
 
-    /// What the hook must still be told.
-    pub fn queue(&self) -> Arc<Queue> {
-        Arc::clone(&self.queue)
+    /// What hooks must still be told.
+    pub fn queue(&self) -> Arc<Hooks> {
+        Arc::clone(&self.settings.hooks)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -454,14 +451,15 @@ impl Alerts {
                 frame = record.evidence.anchor,
                 "alert changed"
             );
-            if self.settings.has_hook {
-                let alert = text::view(record, &self.settings.public_url);
-                let resolved = matches!(transition, Transition::Resolved);
-                told.push(
-                    self.queue
-                        .entry(&alert, resolved, &self.settings.public_url),
-                );
-            }
+            let happening = match transition {
+                Transition::Fired => Happening::Firing,
+                Transition::Resolved => Happening::Resolved,
+            };
+            let Settings {
+                hooks, public_url, ..
+            } = &self.settings;
+            let alert = text::view(record, public_url);
+            told.extend(hooks.entries(&alert, happening, public_url));
         }
         for id in &next.gone {
             changes.push((alert_key(id), None));
@@ -480,7 +478,7 @@ impl Alerts {
         }
         changes.extend(told.iter().map(|entry| entry.change()));
         self.store.write(changes)?;
-        self.queue.push(told);
+        self.settings.hooks.push(told);
         state.records.extend(next.records);
         for id in &next.gone {
             state.records.remove(id);

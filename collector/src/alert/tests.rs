@@ -7,6 +7,7 @@ use proto::window::Window;
 use super::*;
 use crate::detect::spin::SpinDetector;
 use crate::feature::SpinCandidate;
+use crate::hook::Receivers;
 use crate::store::{Change, KeyValue, ServiceKey};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -35,13 +36,25 @@ impl StateStore for Memory {
     }
 }
 
+/// One receiver, which is never told.
+fn hooks(store: &Arc<dyn StateStore>) -> Arc<Hooks> {
+    let config = crate::config::HookConfig {
+        url: "http://127.0.0.1:9/".to_owned(),
+        ..crate::config::HookConfig::default()
+    };
+    let receivers = Receivers::new(&config).unwrap();
+    let clock = Arc::new(proto::window::SystemClock);
+    let hooks = Hooks::open(receivers, Arc::clone(store), &Metrics::default(), clock);
+    Arc::new(hooks.unwrap())
+}
+
 fn open(store: &Arc<Memory>) -> Alerts {
     let shared: Arc<dyn StateStore> = Arc::<Memory>::clone(store);
     let settings = Settings {
         hold: 5 * MINUTE,
         keep: 5 * MINUTE,
         public_url: "http://c:4040".to_owned(),
-        has_hook: true,
+        hooks: hooks(&shared),
     };
     let spin = Box::<SpinDetector>::default();
     Alerts::open(shared, settings, vec![spin], Arc::default()).unwrap()
@@ -184,7 +197,11 @@ fn silence_never_resolves_but_makes_stale_and_ends() {
     assert_eq!(states(&alerts), [AlertState::Firing]);
     alerts.tick(at(24 + 25 * 60)).unwrap();
     assert_eq!(states(&alerts), [AlertState::Ended]);
-    assert_eq!(alerts.queue().len(), 1, "only that it fired");
+    assert_eq!(
+        alerts.queue().len(),
+        2,
+        "that it fired, and that it is over"
+    );
 }
 
 #[test]
@@ -408,7 +425,7 @@ fn what_could_not_be_written_is_judged_anew() {
         hold: 5 * MINUTE,
         keep: 5 * MINUTE,
         public_url: String::new(),
-        has_hook: true,
+        hooks: hooks(&shared),
     };
     let alerts = Alerts::open(
         shared,
