@@ -26,7 +26,7 @@ use crate::detect::shift::{ShiftSettings, ShiftState};
 use crate::detect::{Detector, Finding, Level, Severity};
 use crate::feature::coarse::Grain;
 use crate::feature::{PathFrame, SeriesRow, ServiceRow};
-use crate::hook::Queue;
+use crate::hook::{Happening, Hooks};
 use crate::metrics::Metrics;
 use crate::query::ServiceName;
 use crate::store::memory::MemoryState;
@@ -206,8 +206,8 @@ pub struct Settings {
     pub keep: Duration,
     /// What links begin with.
     pub public_url: String,
-    /// Whether transitions go to a hook.
-    pub has_hook: bool,
+    /// Who is told of transitions.
+    pub hooks: Arc<Hooks>,
     /// When a function became dearer.
     pub shift: ShiftSettings,
 }
@@ -229,7 +229,6 @@ pub struct Alerts {
     settings: Settings,
     detectors: Arc<[Box<dyn Detector>]>,
     metrics: Arc<Metrics>,
-    queue: Arc<Queue>,
     state: Mutex<State>,
 }
 
@@ -286,7 +285,7 @@ impl Alerts {
     /// None, since nothing is read.
     pub fn afresh(&self, change: impl FnOnce(&mut Settings)) -> Result<Self, StoreError> {
         let mut settings = Settings {
-            has_hook: false,
+            hooks: Arc::default(),
             ..self.settings.clone()
         };
         change(&mut settings);
@@ -300,7 +299,6 @@ impl Alerts {
         detectors: Arc<[Box<dyn Detector>]>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StoreError> {
-        let queue = Arc::new(Queue::open(Arc::clone(&store), Arc::clone(&metrics))?);
         let mut state = State::default();
         for (key, value) in store.scan(ALERTS)? {
             let record: Record = read(&key, &value)?;
@@ -319,7 +317,6 @@ impl Alerts {
             settings,
             detectors,
             metrics,
-            queue,
             state: Mutex::new(state),
         };
         alerts.count_firing(&alerts.lock());
@@ -331,9 +328,9 @@ impl Alerts {
         self.settings.step
     }
 
-    /// What the hook must still be told.
-    pub fn queue(&self) -> Arc<Queue> {
-        Arc::clone(&self.queue)
+    /// What hooks must still be told.
+    pub fn queue(&self) -> Arc<Hooks> {
+        Arc::clone(&self.settings.hooks)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -624,13 +621,17 @@ impl Alerts {
                 frame = record.evidence.anchor,
                 "alert changed"
             );
-            if self.settings.has_hook && record.severity() > Severity::Info {
-                let alert = text::view(record, &self.settings.public_url);
-                let resolved = matches!(transition, Transition::Resolved);
-                told.push(
-                    self.queue
-                        .entry(&alert, resolved, &self.settings.public_url),
-                );
+            // What is only good to know is sent to nobody.
+            if record.severity() > Severity::Info {
+                let happening = match transition {
+                    Transition::Fired => Happening::Firing,
+                    Transition::Resolved => Happening::Resolved,
+                };
+                let Settings {
+                    hooks, public_url, ..
+                } = &self.settings;
+                let alert = text::view(record, public_url);
+                told.extend(hooks.entries(&alert, happening, public_url));
             }
         }
         for id in &next.gone {
@@ -655,7 +656,7 @@ impl Alerts {
         }
         changes.extend(told.iter().map(|entry| entry.change()));
         self.store.write(changes)?;
-        self.queue.push(told);
+        self.settings.hooks.push(told);
         state.records.extend(next.records);
         for id in &next.gone {
             state.records.remove(id);

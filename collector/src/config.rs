@@ -5,6 +5,7 @@
 //! variables under the collector's prefix too; the agent's part of the
 //! environment is not looked at. `collector.example.toml` equals the defaults.
 
+mod hook;
 mod store;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use config::{Environment, File, FileFormat};
 use serde::Deserialize;
 
+pub use self::hook::{HookConfig, MatchConfig, ReceiverConfig, ReceiverKind, Secret};
 pub use self::store::{RetentionOverride, StoreConfig};
 use crate::detect::shift::ShiftSettings;
 
@@ -133,17 +135,6 @@ impl Sensitivity {
     }
 }
 
-/// Where alerts are sent.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HookConfig {
-    /// Receives Alertmanager's webhook JSON by POST; empty for none.
-    pub url: String,
-    /// How long one delivery may take.
-    #[serde(with = "humantime_serde")]
-    pub timeout: Duration,
-}
-
 /// The collector's own profile.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -176,15 +167,6 @@ impl Default for DetectConfig {
             keep: Duration::from_secs(300),
             min_cores: 0.5,
             functions: Sensitivity::default(),
-        }
-    }
-}
-
-impl Default for HookConfig {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            timeout: Duration::from_secs(10),
         }
     }
 }
@@ -365,7 +347,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let listen = self.listen_address()?;
         let detect = &self.detect;
-        let rules: [Rule; 8] = [
+        let rules: [Rule; 7] = [
             (
                 "data",
                 self.data.display().to_string(),
@@ -411,24 +393,14 @@ impl Config {
                 detect.min_cores.is_finite() && detect.min_cores > 0.0,
                 "it must be a number above 0",
             ),
-            (
-                "hook.url",
-                self.hook.url.clone(),
-                self.hook.url.is_empty() || is_url(&self.hook.url),
-                "it must be empty, or begin with http:// or https:// and name a host",
-            ),
         ];
         for (key, value, holds, reason) in rules.into_iter().chain(self.store.rules(&self.data)) {
             if !holds {
                 return Err(ConfigError::Value { key, value, reason });
             }
         }
-        if self.hook.timeout.is_zero() {
-            return Err(ConfigError::Value {
-                key: "hook.timeout",
-                value: text(self.hook.timeout),
-                reason: "it must be above 0s",
-            });
+        if let Some((key, value, reason)) = self.hook.problem() {
+            return Err(ConfigError::Value { key, value, reason });
         }
         let asks = self.token_file().is_some() || self.auth.allow_unauthenticated;
         if !listen.ip().is_loopback() && !asks {
@@ -473,6 +445,51 @@ mod tests {
         let none = std::iter::empty();
         let example = Config::load(Some(Path::new(EXAMPLE)), none, Overrides::default()).unwrap();
         assert_eq!(example, Config::default());
+    }
+
+    /// Tables of receivers in `text`, which may be comments.
+    fn receiver_tables(text: &str) -> String {
+        let mut tables = String::new();
+        let mut within = false;
+        for line in text.lines() {
+            let line = line.strip_prefix("# ").unwrap_or(line);
+            let begins = line.starts_with("[[hook.receivers]]");
+            within = begins || within && line.contains(" = ");
+            if within {
+                tables.push_str(line);
+                tables.push('\n');
+            }
+        }
+        tables
+    }
+
+    #[test]
+    fn the_receivers_of_the_examples_can_be_used() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/README.md");
+        for file in [EXAMPLE, readme] {
+            let tables = receiver_tables(&std::fs::read_to_string(file).unwrap());
+            let config = load(&tables, &[], Overrides::default()).unwrap();
+            let kinds = config.hook.receivers.iter().map(|r| r.kind.unwrap());
+            let expected = [
+                ReceiverKind::Alertmanager,
+                ReceiverKind::Webhook,
+                ReceiverKind::Slack,
+                ReceiverKind::PagerDuty,
+                ReceiverKind::Command,
+            ];
+            assert_eq!(kinds.collect::<Vec<_>>(), expected, "{file}");
+            let mut hook = config.hook;
+            for receiver in &mut hook.receivers {
+                // Files of secrets are not here.
+                receiver.secret_file = PathBuf::new();
+                if !receiver.url_file.as_os_str().is_empty() {
+                    receiver.url_file = PathBuf::new();
+                    receiver.url = "http://127.0.0.1:9/".to_owned().into();
+                }
+                receiver.routing_key_file = PathBuf::new();
+            }
+            crate::hook::Receivers::new(&hook).unwrap();
+        }
     }
 
     #[test]
@@ -587,11 +604,87 @@ mod tests {
             ("[detect]\nmin_cores = nan", None, "detect.min_cores"),
             ("[hook]\nurl = \"localhost:9\"", None, "hook.url"),
             ("[hook]\ntimeout = \"0s\"", None, "hook.timeout"),
+            ("[[hook.receivers]]\nkind = \"slack\"", None, "its name"),
+            ("[[hook.receivers]]\nname = \"A b\"", None, "its name"),
+            ("[[hook.receivers]]\nname = \"a\"", None, "its kind"),
+            (
+                "[[hook.receivers]]\nname = \"a\"\nkind = \"mail\"",
+                None,
+                "mail",
+            ),
+            (
+                "[[hook.receivers]]\nname = \"a\"\nkind = \"slack\"",
+                None,
+                "url_file",
+            ),
+            (
+                "[[hook.receivers]]\nname = \"a\"\nkind = \"slack\"\nurl = \"http://h\"\nurl_file = \"f\"",
+                None,
+                "not both",
+            ),
+            (
+                "[[hook.receivers]]\nname = \"a\"\nkind = \"slack\"\nurl = \"http://h\"\nsecret = \"s\"",
+                None,
+                "a secret is",
+            ),
+            (
+                "[[hook.receivers]]\nname = \"a\"\nkind = \"pagerduty\"",
+                None,
+                "routing_key",
+            ),
+            (
+                "[[hook.receivers]]\nname = \"a\"\nkind = \"command\"",
+                None,
+                "command must",
+            ),
+            (
+                "[[hook.receivers]]\nname = \"a\"\nkind = \"command\"\ncommand = [\"x\"]\nurl = \"http://h\"",
+                None,
+                "command must",
+            ),
+            (
+                "[[hook.receivers]]\nname = \"a\"\nkind = \"slack\"\nurl = \"http://h\"\nmatch.pod = [\"x\"]",
+                None,
+                "pod",
+            ),
+            (
+                "[hook]\nurl = \"http://h\"\n[[hook.receivers]]\nname = \"default\"\nkind = \"slack\"\nurl = \"http://h\"",
+                None,
+                "its own",
+            ),
         ] {
             let error = load(toml, env.as_slice(), Overrides::default()).unwrap_err();
             let shown = proto::status::chain(&error);
             assert!(shown.contains(expected), "{toml} {env:?}: {shown}");
         }
+    }
+
+    #[test]
+    fn receivers_are_read_and_their_secrets_not_shown() {
+        let toml = r#"
+            [[hook.receivers]]
+            name = "pages"
+            kind = "pagerduty"
+            routing_key = "hush"
+            match = { service = ["pay-.*", "logger"], severity = ["critical"] }
+            [[hook.receivers]]
+            name = "script"
+            kind = "command"
+            command = ["/bin/tell", "{}"]
+            timeout = "30s"
+            title = "{{ status }}"
+        "#;
+        let config = load(toml, &[], Overrides::default()).unwrap();
+        let [pages, script] = &config.hook.receivers[..] else {
+            panic!("{:?}", config.hook);
+        };
+        assert_eq!(pages.kind, Some(ReceiverKind::PagerDuty));
+        assert_eq!(pages.routing_key.get(), "hush");
+        assert_eq!(pages.matches.service.as_ref().unwrap().len(), 2);
+        assert_eq!(pages.matches.kind, None);
+        assert_eq!(script.command, ["/bin/tell", "{}"]);
+        assert_eq!(script.timeout, Some(Duration::from_secs(30)));
+        assert!(!format!("{config:?}").contains("hush"));
     }
 
     #[test]

@@ -1,131 +1,171 @@
-//! Tells a receiver about alerts: HTTP POST of JSON in the shape of
-//! Alertmanager's webhook (version 4), so that what reads that reads this.
+//! Tells receivers about alerts: Alertmanager, webhooks, Slack, PagerDuty, a
+//! command of the operator's.
 //!
-//! What must be told is kept in the state store in the same write as the alert
-//! itself and survives a restart. Deliveries go out in order, are retried with
-//! backoff and jitter, honour `Retry-After`, and carry the same `webhook-id`
-//! at each try, so a receiver can count a repeat once. A receiver that is slow
-//! or gone delays nobody else. The queue holds [`MAX_QUEUED`] entries; beyond
-//! that the oldest is dropped and counted as `dropped`.
+//! What must be told is kept in the state store, for each receiver that it is
+//! for, in the same write as the alert itself. So it survives a restart, and is
+//! told at least once, with an id that is the same at each try. Each receiver
+//! has a queue and a task of its own (`queue`, `worker`): one that fails, hangs
+//! or is gone delays no other. What is refused or given up becomes a dead letter, which
+//! `collector status` shows.
+//!
+//! One file per kind of receiver says what is posted; `http` and `command` do
+//! it; `template` finds the words, `route` the receivers.
 
+mod alertmanager;
+mod command;
+mod http;
+mod notice;
+mod pagerduty;
 mod payload;
+mod queue;
+mod receiver;
+mod route;
+mod slack;
+mod template;
+mod webhook;
+mod worker;
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use proto::status::chain;
-use proto::window::{Clock, UnixNanos};
-use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use proto::window::{Clock, SystemClock};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
+pub use self::notice::Happening;
+pub use self::queue::{DeadLetter, MAX_DEAD, MAX_WAITING};
+pub use self::receiver::ReceiverError;
+
+use self::notice::Notice;
+use self::queue::{DEAD, NOTICES, Queue, REPEATS};
+use self::receiver::{DEFAULT, Receiver, receivers};
+use self::worker::{Tell, work};
 use crate::alert::Alert;
+use crate::config::HookConfig;
 use crate::metrics::{Delivery, Metrics};
 use crate::store::{Change, StateStore, StoreError};
 
-/// Prefix of entries in the state store, before a sequence number.
-const PREFIX: &[u8] = b"hook/";
-/// Format of a stored entry, its first byte.
-const FORMAT: u8 = 1;
-/// Most entries that wait.
-pub const MAX_QUEUED: usize = 10_000;
-/// First and longest pause between two tries.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// Longest pause that a receiver may ask for.
-const LONGEST_ASKED: Duration = Duration::from_secs(3_600);
-/// An entry that could not be delivered for so long is dropped.
-const GIVE_UP: Duration = Duration::from_secs(24 * 3_600);
+/// Prefix of entries of releases that knew one webhook.
+const RENDERED: &[u8] = b"hook/";
 
-/// Where alerts are sent.
+/// The receivers of a configuration, checked and not open yet.
+#[derive(Debug, Default)]
+pub struct Receivers(Vec<Receiver>);
+
+impl Receivers {
+    /// The receivers of `config`.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiverError`] if a receiver cannot be used: a secret's file cannot be
+    /// read, an address is none, a template has a mistake.
+    pub fn new(config: &HookConfig) -> Result<Self, ReceiverError> {
+        receivers(config).map(Self)
+    }
+}
+
+/// One thing that one receiver must be told, to be kept and then pushed.
 #[derive(Clone, Debug)]
-pub struct HookConfig {
-    /// Takes a POST of JSON.
-    pub url: String,
-    /// How long one try may take.
-    pub timeout: Duration,
-}
-
-/// One thing to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
+    queue: Arc<Queue>,
     sequence: u64,
-    stored: StoredEntry,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StoredEntry {
-    /// The same at each try.
-    id: String,
-    body: String,
+    notice: Arc<Notice>,
 }
 
 impl Entry {
-    fn key(&self) -> Vec<u8> {
-        [PREFIX, &self.sequence.to_be_bytes()].concat()
-    }
-
     /// The change of the state store that keeps it.
     pub fn change(&self) -> Change {
-        let mut value = vec![FORMAT];
-        serde_json::to_writer(&mut value, &self.stored).expect("an entry is two texts");
-        (self.key(), Some(value))
+        self.queue.change(self.sequence, &self.notice)
     }
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    entries: VecDeque<Entry>,
-    next: u64,
+/// How a receiver does. An interface: fields may be added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiverReport {
+    /// Its name.
+    pub receiver: String,
+    /// What it is.
+    pub kind: String,
+    /// How much it was not told yet.
+    pub waiting: usize,
+    /// Tries since the start that it took.
+    pub delivered: u64,
+    /// Tries since the start after which it was, or is, tried again.
+    pub retried: u64,
+    /// What was given up since the start.
+    pub dropped: u64,
 }
 
-/// What must still be told.
+/// Every receiver, with what it must still be told.
 #[derive(Debug)]
-pub struct Queue {
-    store: Arc<dyn StateStore>,
-    metrics: Arc<Metrics>,
-    waiting: Mutex<Waiting>,
-    arrived: Notify,
+pub struct Hooks {
+    clock: Arc<dyn Clock>,
+    /// Receivers that are configured, with their queues.
+    active: Vec<(Arc<Receiver>, Arc<Queue>)>,
+    /// Queues of receivers that are configured no more; only dead letters.
+    retired: Vec<Arc<Queue>>,
 }
 
-impl Queue {
-    /// Reads what `store` keeps.
+impl Default for Hooks {
+    /// Nobody is told.
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            active: Vec::new(),
+            retired: Vec::new(),
+        }
+    }
+}
+
+impl Hooks {
+    /// Reads what `store` keeps. What waits for a receiver that is not configured
+    /// any more becomes a dead letter.
     ///
     /// # Errors
     ///
     /// [`StoreError`] if the store fails or an entry is damaged.
-    pub fn open(store: Arc<dyn StateStore>, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
-        let mut waiting = Waiting::default();
-        for (key, value) in store.scan(PREFIX)? {
-            let damaged = || StoreError::damaged(&key, "no hook entry of a known format");
-            let sequence = key.last_chunk::<8>().ok_or_else(damaged)?;
-            let json = value.strip_prefix(&[FORMAT]).ok_or_else(damaged)?;
-            let entry = Entry {
-                sequence: u64::from_be_bytes(*sequence),
-                stored: serde_json::from_slice(json).map_err(|_| damaged())?,
-            };
-            waiting.next = entry.sequence.saturating_add(1);
-            waiting.entries.push_back(entry);
+    pub fn open(
+        receivers: Receivers,
+        store: Arc<dyn StateStore>,
+        metrics: &Metrics,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let now = clock.now();
+        bring_up_to_date(&receivers.0, &*store, &*clock)?;
+        let names: Vec<&str> = receivers.0.iter().map(|r| r.name.as_str()).collect();
+        let measured = metrics.receivers(&names);
+        let mut active = Vec::new();
+        for (receiver, metrics) in receivers.0.into_iter().zip(measured) {
+            let queue = Queue::open(&receiver.name, Arc::clone(&store), metrics, now)?;
+            if !receiver.repeats() {
+                queue.forget_repeats()?;
+            }
+            active.push((Arc::new(receiver), Arc::new(queue)));
+        }
+        let mut retired = Vec::new();
+        for name in known(&*store)? {
+            if active.iter().any(|(receiver, _)| receiver.name == name) {
+                continue;
+            }
+            let queue = Queue::open(&name, Arc::clone(&store), Arc::default(), now)?;
+            queue.forget_repeats()?;
+            while let Some(sequence) = queue.next() {
+                queue.bury(sequence, "no receiver of this name is configured", now)?;
+            }
+            retired.push(Arc::new(queue));
         }
         Ok(Self {
-            store,
-            metrics,
-            waiting: Mutex::new(waiting),
-            arrived: Notify::new(),
+            clock,
+            active,
+            retired,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many entries wait.
+    /// How many notices wait, for whomever.
     pub fn len(&self) -> usize {
-        self.lock().entries.len()
+        self.active.iter().map(|(_, queue)| queue.len()).sum()
     }
 
     /// Whether none waits.
@@ -133,194 +173,124 @@ impl Queue {
         self.len() == 0
     }
 
-    /// An entry for `alert`, which fired or resolved; kept and pushed by the
-    /// caller.
-    pub fn entry(&self, alert: &Alert, resolved: bool, external_url: &str) -> Entry {
-        let mut waiting = self.lock();
-        let sequence = waiting.next;
-        waiting.next = sequence.saturating_add(1);
-        Entry {
-            sequence,
-            stored: StoredEntry {
-                // The same transition has the same id, also after a restart.
-                id: format!(
-                    "tepui-{}-{}-{}",
-                    alert.id,
-                    payload::status(resolved),
-                    alert.since
-                ),
-                body: payload::body(alert, resolved, external_url),
-            },
+    /// An entry for each receiver that must be told that `alert` fired or is over;
+    /// kept and pushed by the caller, in this order.
+    pub fn entries(&self, alert: &Alert, happening: Happening, external_url: &str) -> Vec<Entry> {
+        if self.active.is_empty() {
+            return Vec::new();
         }
+        let now = self.clock.now();
+        let notice = Arc::new(Notice::new(alert, happening, external_url, now));
+        let told = self.active.iter();
+        told.filter(|(receiver, _)| receiver.route.admits(&notice))
+            .map(|(_, queue)| Entry {
+                queue: Arc::clone(queue),
+                sequence: queue.number(),
+                notice: Arc::clone(&notice),
+            })
+            .collect()
     }
 
     /// Adds entries that are kept by now.
     pub fn push(&self, entries: Vec<Entry>) {
-        if entries.is_empty() {
-            return;
+        let now = self.clock.now();
+        for entry in entries {
+            entry
+                .queue
+                .push(entry.sequence, &entry.notice.alert_id, now);
         }
-        let mut surplus = Vec::new();
-        {
-            let mut waiting = self.lock();
-            waiting.entries.extend(entries);
-            while waiting.entries.len() > MAX_QUEUED {
-                surplus.extend(waiting.entries.pop_front());
-            }
-        }
-        for entry in surplus {
-            error!(id = entry.stored.id, "hook entry dropped: too many wait");
-            self.metrics.deliveries(Delivery::Dropped).inc();
-            if let Err(failure) = self.store.write(vec![(entry.key(), None)]) {
-                error!(error = chain(&failure), "hook entry not removed");
-            }
-        }
-        self.arrived.notify_one();
     }
 
-    fn front(&self) -> Option<Entry> {
-        self.lock().entries.front().cloned()
-    }
-
-    /// Forgets an entry that was told or given up.
-    fn remove(&self, entry: &Entry) -> Result<(), StoreError> {
-        self.lock()
-            .entries
-            .retain(|waiting| waiting.sequence != entry.sequence);
-        self.store.write(vec![(entry.key(), None)])
-    }
-}
-
-/// What one try came to.
-#[derive(Debug, PartialEq, Eq)]
-enum Try {
-    Delivered,
-    /// Try again, after this long if the receiver said so.
-    Again(String, Option<Duration>),
-    /// The receiver will never take it.
-    Refused(String),
-}
-
-/// Delivers what `queue` holds until `shutdown`. What is left is delivered
-/// after the next start.
-pub async fn run_hook(
-    queue: Arc<Queue>,
-    config: HookConfig,
-    clock: Arc<dyn Clock>,
-    shutdown: CancellationToken,
-) {
-    let client = match client(config.timeout) {
-        Ok(client) => client,
-        Err(failure) => {
-            error!(error = chain(&failure), "hook not started");
-            return;
+    /// Tells every receiver what waits for it, each in a task of its own, until
+    /// `shutdown`.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut workers = JoinSet::new();
+        for (receiver, queue) in &self.active {
+            info!(receiver = receiver.name, kind = receiver.kind(), "receiver");
+            workers.spawn(work(
+                Arc::clone(queue),
+                Arc::clone(receiver),
+                Arc::clone(&self.clock),
+                shutdown.clone(),
+            ));
         }
-    };
-    loop {
-        let Some(entry) = queue.front() else {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = queue.arrived.notified() => continue,
+        while let Some(ended) = workers.join_next().await {
+            if let Err(failure) = ended {
+                error!(error = %failure, "a receiver's task ended by a panic");
+                return;
             }
+        }
+        shutdown.cancelled().await;
+    }
+
+    /// How the receivers do, in the order of the configuration.
+    pub fn report(&self) -> Vec<ReceiverReport> {
+        let report = |(receiver, queue): &(Arc<Receiver>, Arc<Queue>)| ReceiverReport {
+            receiver: receiver.name.clone(),
+            kind: receiver.kind().to_owned(),
+            waiting: queue.len(),
+            delivered: queue.metrics().deliveries(Delivery::Delivered).get(),
+            retried: queue.metrics().deliveries(Delivery::Retried).get(),
+            dropped: queue.metrics().deliveries(Delivery::Dropped).get(),
         };
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = deliver(&queue, &entry, &client, &config.url, &*clock) => {}
-        }
-        let (queue, entry) = (Arc::clone(&queue), entry);
-        let removed = tokio::task::spawn_blocking(move || queue.remove(&entry)).await;
-        match removed {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => error!(error = chain(&failure), "hook entry not removed"),
-            Err(panicked) => error!(error = %panicked, "hook entry not removed"),
-        }
+        self.active.iter().map(report).collect()
+    }
+
+    /// What receivers were not told of `tenant`'s alerts within a week, and why.
+    pub fn dead_letters(&self, tenant: &str) -> Vec<DeadLetter> {
+        let now = self.clock.now();
+        let active = self.active.iter().map(|(_, queue)| queue);
+        let queues = active.chain(&self.retired);
+        queues.flat_map(|queue| queue.dead(tenant, now)).collect()
     }
 }
 
-fn client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
-    // Another part of the process may have installed it already.
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .timeout(timeout)
-        .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("tepui-collector/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// Names of receivers that `store` keeps something for.
+fn known(store: &dyn StateStore) -> Result<BTreeSet<String>, StoreError> {
+    let mut names = BTreeSet::new();
+    for prefix in [NOTICES, DEAD, REPEATS] {
+        for (key, _) in store.scan(prefix.as_bytes())? {
+            let rest = key.get(prefix.len()..).unwrap_or(&[]);
+            let name = rest.split(|byte| *byte == b'/').next().unwrap_or(&[]);
+            names.insert(String::from_utf8_lossy(name).into_owned());
+        }
+    }
+    Ok(names)
 }
 
-/// Tries until the entry is told or given up.
-async fn deliver(
-    queue: &Queue,
-    entry: &Entry,
-    client: &reqwest::Client,
-    url: &str,
+/// Makes notices of what a release kept that knew one webhook.
+fn bring_up_to_date(
+    receivers: &[Receiver],
+    store: &dyn StateStore,
     clock: &dyn Clock,
-) {
-    let began = clock.now();
-    let id = entry.stored.id.as_str();
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match once(entry, client, url).await {
-            Try::Delivered => {
-                queue.metrics.deliveries(Delivery::Delivered).inc();
-                info!(id, "hook told");
-                return;
-            }
-            Try::Refused(reason) => {
-                queue.metrics.deliveries(Delivery::Dropped).inc();
-                error!(id, reason, "hook refuses the alert; it is not sent again");
-                return;
-            }
-            Try::Again(reason, asked) => {
-                if clock.now().since(began) >= GIVE_UP {
-                    queue.metrics.deliveries(Delivery::Dropped).inc();
-                    error!(
-                        id,
-                        reason, "hook not reached for a day; the alert is not sent again"
-                    );
-                    return;
-                }
-                queue.metrics.deliveries(Delivery::Retried).inc();
-                let wait = asked.unwrap_or_else(|| jittered(pause, clock.now()));
-                warn!(id, reason, wait_s = wait.as_secs(), "hook not told yet");
-                tokio::time::sleep(wait).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+) -> Result<(), StoreError> {
+    let mut changes: Vec<Change> = Vec::new();
+    let mut next: BTreeMap<&str, u64> = BTreeMap::new();
+    for (key, value) in store.scan(RENDERED)? {
+        let Some(notice) = Notice::from_rendered(&value, clock.now()) else {
+            return Err(StoreError::damaged(&key, "no hook entry of a known format"));
+        };
+        let admit = receivers.iter().filter(|r| r.route.admits(&notice));
+        let mut names: Vec<&str> = admit.map(|receiver| receiver.name.as_str()).collect();
+        if names.is_empty() {
+            names.push(DEFAULT);
         }
+        for name in names {
+            // Behind what waits, should a release of before have run in between.
+            let number = match next.get(name) {
+                Some(number) => *number,
+                None => queue::next_number(store, name)?,
+            };
+            next.insert(name, number.saturating_add(1));
+            let key = queue::key(NOTICES, name, &number.to_be_bytes());
+            changes.push((key, Some(notice.encode())));
+        }
+        changes.push((key, None));
     }
-}
-
-/// Between half of `pause` and all of it, so that collectors which lost one
-/// receiver at once do not come back at once.
-fn jittered(pause: Duration, now: UnixNanos) -> Duration {
-    let spread = now.get().rem_euclid(1_000);
-    let spread = u32::try_from(spread).unwrap_or(0);
-    pause / 2 + pause * spread / 2_000
-}
-
-async fn once(entry: &Entry, client: &reqwest::Client, url: &str) -> Try {
-    let sent = client
-        .post(url)
-        .header(CONTENT_TYPE, "application/json")
-        .header("webhook-id", &entry.stored.id)
-        .body(entry.stored.body.clone())
-        .send()
-        .await;
-    let response = match sent {
-        Ok(response) => response,
-        Err(failure) => return Try::Again(chain(&failure), None),
-    };
-    let status = response.status();
-    let asked = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|text| text.to_str().ok()?.trim().parse().ok())
-        .map(|seconds| Duration::from_secs(seconds).min(LONGEST_ASKED));
-    let reason = format!("the receiver answered {status}");
-    match status {
-        status if status.is_success() => Try::Delivered,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Try::Again(reason, asked),
-        status if status.is_server_error() => Try::Again(reason, asked),
-        _ => Try::Refused(reason),
+    if changes.is_empty() {
+        return Ok(());
     }
+    store.write(changes)
 }
 
 #[cfg(test)]

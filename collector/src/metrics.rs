@@ -1,10 +1,13 @@
 //! What is counted and measured of the collector; `text` shows it at `/metrics`.
 //!
 //! The set of names and of label values is closed: every metric is a field of
-//! [`Metrics`], so that no input can add a series.
+//! [`Metrics`], or of the [`ReceiverMetrics`] of a configured receiver, so that no
+//! input can add a series.
 
 mod kinds;
 mod text;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::pb::tepui::RefusalCode;
 use proto::status::Kind;
@@ -93,7 +96,7 @@ impl QueryRefusal {
     }
 }
 
-/// How one try to deliver an alert to a hook ended.
+/// How one try to tell a receiver of an alert ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// The receiver took it.
@@ -200,7 +203,24 @@ pub struct Metrics {
     queries: Family<9>,
     query_failures: Family<8>,
     query_refusals: Family<5>,
+    receivers: Mutex<Vec<(String, Arc<ReceiverMetrics>)>>,
+}
+
+/// Every metric of one receiver of alerts.
+#[derive(Debug, Default)]
+pub struct ReceiverMetrics {
+    /// Notices that it was not told yet.
+    pub waiting: Gauge,
+    /// Notices that were given up and are kept to be looked at.
+    pub dead_letters: Gauge,
     deliveries: Family<3>,
+}
+
+impl ReceiverMetrics {
+    /// Tries to deliver, by how they ended.
+    pub fn deliveries(&self, outcome: Delivery) -> &Counter {
+        self.deliveries.of(&Delivery::ALL, &outcome)
+    }
 }
 
 impl Metrics {
@@ -242,9 +262,24 @@ impl Metrics {
         self.query_failures.of(&FAILURES, &kind).inc();
     }
 
-    /// Tries to deliver to a hook, by how they ended.
-    pub fn deliveries(&self, outcome: Delivery) -> &Counter {
-        self.deliveries.of(&Delivery::ALL, &outcome)
+    /// The metrics of receivers of these names, which the configuration gives.
+    pub fn receivers(&self, names: &[&str]) -> Vec<Arc<ReceiverMetrics>> {
+        let mut receivers = self.lock_receivers();
+        let mut of = |name: &&str| match receivers.iter().find(|(known, _)| known == name) {
+            Some((_, metrics)) => Arc::clone(metrics),
+            None => {
+                let metrics = Arc::<ReceiverMetrics>::default();
+                receivers.push(((*name).to_owned(), Arc::clone(&metrics)));
+                metrics
+            }
+        };
+        names.iter().map(&mut of).collect()
+    }
+
+    fn lock_receivers(&self) -> MutexGuard<'_, Vec<(String, Arc<ReceiverMetrics>)>> {
+        self.receivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,8 @@
 //! A running collector: wires the parts, and starts and stops them in order.
 //!
-//! Start: store, directory, writer, alerts, watch, hook, port. Stop: the port
+//! Start: receivers, store, directory, writer, alerts, watch, hooks, port. Stop: the port
 //! closes first, so that nothing new comes; the writer ends when the last
-//! stream let go of its queue; watch, hook and retention end; the store closes
+//! stream let go of its queue; watch, hooks and retention end; the store closes
 //! last. What was acknowledged is synced at any moment, so a stop that is cut
 //! short loses nothing.
 
@@ -35,7 +35,7 @@ use crate::directory::Directory;
 use crate::dirty::Dirty;
 use crate::export::Exporter;
 use crate::grpc::QueryService;
-use crate::hook::{HookConfig, run_hook};
+use crate::hook::{Hooks, ReceiverError, Receivers};
 use crate::http::ingest::PprofDoor;
 use crate::http::{App, router};
 use crate::ingest::intake::{Intake, Limits};
@@ -78,6 +78,9 @@ pub enum ServeError {
     /// The token file is not usable.
     #[error(transparent)]
     Tokens(#[from] TokenFileError),
+    /// A receiver of alerts is not usable.
+    #[error(transparent)]
+    Receiver(#[from] ReceiverError),
     /// The port or its certificate is not usable.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -262,17 +265,14 @@ pub async fn start_on(
         Some((cert, key)) => Some(listen::tls(cert, key)?),
         None => None,
     };
+    let receivers = Receivers::new(&config.hook)?;
     let listener = listen::bind(config.listen_address()?).await?;
     let address = listen::address(&listener)?;
     let url = config.public_url(address);
 
     let metrics = Arc::new(Metrics::default());
     let agents = Arc::new(Agents::default());
-    let status = Arc::new(Status::new(
-        Arc::clone(&clock),
-        Arc::clone(&metrics),
-        Arc::clone(&agents),
-    ));
+    let started = clock.now();
     let shares = Shares::of(config.store.max_memory_bytes);
     let data = config.data.clone();
     let opened =
@@ -322,6 +322,19 @@ pub async fn start_on(
         min_cores: config.detect.min_cores,
         ..SpinSettings::default()
     };
+    let hooks = Arc::new(Hooks::open(
+        receivers,
+        Arc::clone(&state),
+        &metrics,
+        Arc::clone(&clock),
+    )?);
+    let status = Arc::new(Status::new(
+        started,
+        Arc::clone(&clock),
+        Arc::clone(&metrics),
+        Arc::clone(&agents),
+        Arc::clone(&hooks),
+    ));
     let alerts = Arc::new(Alerts::open(
         Arc::clone(&state),
         AlertSettings {
@@ -329,7 +342,7 @@ pub async fn start_on(
             hold: config.detect.hold,
             keep: config.detect.keep,
             public_url: url.clone(),
-            has_hook: !config.hook.url.is_empty(),
+            hooks: Arc::clone(&hooks),
             shift: config.detect.shift(),
         },
         vec![Box::new(SpinDetector { settings: spin })],
@@ -403,18 +416,7 @@ pub async fn start_on(
         spin,
     );
     parts.spawn(watch.run(stop_parts.clone()));
-    if !config.hook.url.is_empty() {
-        let hook = HookConfig {
-            url: config.hook.url.clone(),
-            timeout: config.hook.timeout,
-        };
-        parts.spawn(run_hook(
-            alerts.queue(),
-            hook,
-            Arc::clone(&clock),
-            stop_parts.clone(),
-        ));
-    }
+    parts.spawn(hooks.run(stop_parts.clone()));
     let (kept_store, kept_rolled) = (Arc::clone(&store), Arc::clone(&rolled));
     let names = Names::new(
         Arc::clone(&store),

@@ -8,6 +8,7 @@ use proto::window::{Clock, UnixNanos};
 use serde::{Deserialize, Serialize};
 
 use crate::agents::{AgentState, Agents};
+use crate::hook::{DeadLetter, Hooks, ReceiverReport};
 use crate::metrics::Metrics;
 use crate::time_range::rfc3339;
 
@@ -20,6 +21,7 @@ pub struct Status {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     agents: Arc<Agents>,
+    hooks: Arc<Hooks>,
     started: UnixNanos,
     ready: AtomicBool,
 }
@@ -41,6 +43,12 @@ pub struct StatusReport<A = AgentState> {
     pub store: StoreReport,
     /// Alerts that are firing.
     pub alerts_firing: i64,
+    /// Receivers of alerts, in the order of the configuration.
+    #[serde(default)]
+    pub receivers: Vec<ReceiverReport>,
+    /// What receivers were not told of the caller's alerts within a week.
+    #[serde(default)]
+    pub dead_letters: Vec<DeadLetter>,
     /// The caller's agents, connected or heard within a day.
     pub agents: Vec<A>,
 }
@@ -74,13 +82,20 @@ pub struct StoreReport {
 }
 
 impl Status {
-    /// Returns the state of a collector that starts now and is not ready yet.
-    pub fn new(clock: Arc<dyn Clock>, metrics: Arc<Metrics>, agents: Arc<Agents>) -> Self {
+    /// Returns the state of a collector that started then and is not ready yet.
+    pub fn new(
+        started: UnixNanos,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        agents: Arc<Agents>,
+        hooks: Arc<Hooks>,
+    ) -> Self {
         Self {
-            started: clock.now(),
+            started,
             clock,
             metrics,
             agents,
+            hooks,
             ready: AtomicBool::new(false),
         }
     }
@@ -117,6 +132,8 @@ impl Status {
                 write_errors: metrics.store_write_errors.get(),
             },
             alerts_firing: metrics.alerts_firing.get(),
+            receivers: self.hooks.report(),
+            dead_letters: self.hooks.dead_letters(tenant),
             agents: self.agents.list(tenant, now, AGENT_AGE),
         }
     }

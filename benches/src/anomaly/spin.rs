@@ -113,7 +113,7 @@ impl<'a> Pod<'a> {
             hold: 5 * MINUTE,
             keep: 5 * MINUTE,
             public_url: String::new(),
-            has_hook: false,
+            hooks: Arc::default(),
             shift: ShiftSettings::default(),
         };
         let spin = SpinDetector::default();

@@ -5,7 +5,10 @@ use proto::window::UnixNanos;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::{Alert, AlertState, Alerts, Change, Severity, StoreError, alert_key, shift_key, text};
+use super::{
+    Alert, AlertState, Alerts, Change, Happening, Settings, Severity, StoreError, alert_key,
+    shift_key, text,
+};
 use super::{machine, stored};
 
 /// Longest note that is kept, in bytes.
@@ -68,13 +71,18 @@ impl Alerts {
         changes.push((alert_key(id), Some(stored(&record))));
         let alert = text::view(&record, &self.settings.public_url);
         let transition = machine::transition(Some(before.state), record.state);
-        let mut told = Vec::new();
-        if self.settings.has_hook && record.severity() > Severity::Info && transition.is_some() {
-            told.push(self.queue.entry(&alert, true, &self.settings.public_url));
-        }
+        let Settings {
+            hooks, public_url, ..
+        } = &self.settings;
+        let told = match transition {
+            Some(_) if record.severity() > Severity::Info => {
+                hooks.entries(&alert, Happening::Resolved, public_url)
+            }
+            Some(_) | None => Vec::new(),
+        };
         changes.extend(told.iter().map(|entry| entry.change()));
         self.store.write(changes)?;
-        self.queue.push(told);
+        self.settings.hooks.push(told);
         info!(id, service = record.service, "alert acknowledged");
         state.records.insert(id.to_owned(), record);
         if let Some(shifts) = shifts {

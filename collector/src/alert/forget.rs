@@ -3,8 +3,8 @@
 use proto::window::UnixNanos;
 
 use super::{
-    AlertState, Alerts, Change, Service, StoreError, Transition, alert_key, history_key, machine,
-    shift_key, text,
+    AlertState, Alerts, Change, Happening, Service, Settings, StoreError, Transition, alert_key,
+    history_key, machine, shift_key, text,
 };
 use crate::detect::Severity;
 use crate::store::ServiceKey;
@@ -35,15 +35,15 @@ impl Alerts {
             gone.push(record.id.clone());
             changes.push((alert_key(&record.id), None));
             let transition = machine::transition(Some(record.state), AlertState::Resolved);
-            if self.settings.has_hook
-                && record.severity() > Severity::Info
-                && transition == Some(Transition::Resolved)
-            {
+            if record.severity() > Severity::Info && transition == Some(Transition::Resolved) {
                 let mut over = record.clone();
                 over.state = AlertState::Resolved;
                 over.closed_ns = Some(now.get());
-                let alert = text::view(&over, &self.settings.public_url);
-                told.push(self.queue.entry(&alert, true, &self.settings.public_url));
+                let Settings {
+                    hooks, public_url, ..
+                } = &self.settings;
+                let alert = text::view(&over, public_url);
+                told.extend(hooks.entries(&alert, Happening::Resolved, public_url));
             }
         }
         if state.histories.contains_key(&service) {
@@ -57,7 +57,7 @@ impl Alerts {
         }
         changes.extend(told.iter().map(|entry| entry.change()));
         self.store.write(changes)?;
-        self.queue.push(told);
+        self.settings.hooks.push(told);
         for id in &gone {
             state.records.remove(id);
         }

@@ -166,9 +166,12 @@ pub(super) enum Transition {
 pub(super) fn transition(before: Option<AlertState>, after: AlertState) -> Option<Transition> {
     match (before, after) {
         (None | Some(AlertState::Pending), AlertState::Firing) => Some(Transition::Fired),
-        (Some(AlertState::Firing | AlertState::Stale), AlertState::Resolved) => {
-            Some(Transition::Resolved)
-        }
+        // One that ended is over for those who were told of it, too: else it would
+        // stay open with them for good.
+        (
+            Some(AlertState::Firing | AlertState::Stale),
+            AlertState::Resolved | AlertState::Ended,
+        ) => Some(Transition::Resolved),
         (_, AlertState::Pending)
         | (_, AlertState::Stale)
         | (_, AlertState::Ended)

@@ -7,12 +7,25 @@ use proto::window::Window;
 use super::*;
 use crate::detect::spin::SpinDetector;
 use crate::feature::SpinCandidate;
+use crate::hook::Receivers;
 use crate::store::memory::MemoryState as Memory;
 use crate::store::{Change, KeyValue, ServiceKey};
 use crate::time_range::rfc3339;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const START: UnixNanos = UnixNanos::new(1_780_000_020_000_000_000);
+
+/// One receiver, which is never told.
+fn hooks(store: &Arc<dyn StateStore>) -> Arc<Hooks> {
+    let config = crate::config::HookConfig {
+        url: "http://127.0.0.1:9/".to_owned(),
+        ..crate::config::HookConfig::default()
+    };
+    let receivers = Receivers::new(&config).unwrap();
+    let clock = Arc::new(proto::window::SystemClock);
+    let hooks = Hooks::open(receivers, Arc::clone(store), &Metrics::default(), clock);
+    Arc::new(hooks.unwrap())
+}
 
 fn open(store: &Arc<Memory>) -> Alerts {
     let shared: Arc<dyn StateStore> = Arc::<Memory>::clone(store);
@@ -21,7 +34,7 @@ fn open(store: &Arc<Memory>) -> Alerts {
         hold: 5 * MINUTE,
         keep: 5 * MINUTE,
         public_url: "http://c:4040".to_owned(),
-        has_hook: true,
+        hooks: hooks(&shared),
         shift: ShiftSettings::default(),
     };
     let spin = Box::<SpinDetector>::default();
@@ -193,7 +206,11 @@ fn silence_never_resolves_but_makes_stale_and_ends() {
     assert_eq!(states(&alerts), [AlertState::Firing]);
     alerts.tick(at(24 + 25 * 60)).unwrap();
     assert_eq!(states(&alerts), [AlertState::Ended]);
-    assert_eq!(alerts.queue().len(), 1, "only that it fired");
+    assert_eq!(
+        alerts.queue().len(),
+        2,
+        "that it fired, and that it is over"
+    );
 }
 
 #[test]
@@ -418,7 +435,7 @@ fn what_could_not_be_written_is_judged_anew() {
         hold: 5 * MINUTE,
         keep: 5 * MINUTE,
         public_url: String::new(),
-        has_hook: true,
+        hooks: hooks(&shared),
         shift: ShiftSettings::default(),
     };
     let alerts = Alerts::open(

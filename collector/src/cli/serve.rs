@@ -49,7 +49,7 @@ pub struct Args {
     /// Folder of the store [default: tepui-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where alerts are sent
+    /// Where alerts are sent; more receivers are set in the file, see [[hook.receivers]]
     #[arg(long, value_name = "URL")]
     hook_url: Option<String>,
     /// Time covered by one row of features, such as 10s [default: 1m]
@@ -120,6 +120,7 @@ fn failure(error: &ServeError) -> CliError {
     match error {
         ServeError::Config(_)
         | ServeError::Tokens(_)
+        | ServeError::Receiver(_)
         | ServeError::Listen(ListenError::Pem { .. } | ListenError::Tls { .. }) => {
             CliError::Config(text)
         }

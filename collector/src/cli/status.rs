@@ -87,6 +87,7 @@ fn text(report: &StatusReport<AgentLine>, now: UnixNanos, style: &Style) -> Stri
         report.store.write_errors,
         report.alerts_firing,
     );
+    out.push_str(&receivers(report, style));
     if report.agents.is_empty() {
         out.push_str("\nno agent was heard within a day; start one: agent run --name PROGRAM\n");
         return out;
@@ -127,6 +128,58 @@ fn text(report: &StatusReport<AgentLine>, now: UnixNanos, style: &Style) -> Stri
     out
 }
 
+/// The receivers of alerts, and what they were not told.
+fn receivers<A>(report: &StatusReport<A>, style: &Style) -> String {
+    let mut out = String::new();
+    if !report.receivers.is_empty() {
+        let mut table = Table::new([
+            ("RECEIVER", Align::Left),
+            ("KIND", Align::Left),
+            ("TOLD", Align::Right),
+            ("WAITING", Align::Right),
+            ("TRIED AGAIN", Align::Right),
+            ("GIVEN UP", Align::Right),
+        ]);
+        for receiver in &report.receivers {
+            table.row([
+                receiver.receiver.clone(),
+                receiver.kind.clone(),
+                receiver.delivered.to_string(),
+                receiver.waiting.to_string(),
+                receiver.retried.to_string(),
+                receiver.dropped.to_string(),
+            ]);
+        }
+        out.push('\n');
+        out.push_str(&table.text(style));
+    }
+    if !report.dead_letters.is_empty() {
+        let mut table = Table::new([
+            ("NOT TOLD", Align::Left),
+            ("ALERT", Align::Left),
+            ("STATUS", Align::Left),
+            ("KIND", Align::Left),
+            ("SERVICE", Align::Left),
+            ("GIVEN UP AT", Align::Left),
+            ("REASON", Align::Left),
+        ]);
+        for letter in &report.dead_letters {
+            table.row([
+                letter.receiver.clone(),
+                letter.alert.clone(),
+                letter.status.clone(),
+                letter.kind.clone(),
+                letter.service.clone(),
+                letter.at.clone(),
+                letter.reason.clone(),
+            ]);
+        }
+        out.push('\n');
+        out.push_str(&table.text(style));
+    }
+    out
+}
+
 fn megabytes(bytes: i64) -> f64 {
     let kilobytes = i32::try_from(bytes / 1024).unwrap_or(i32::MAX);
     f64::from(kilobytes) / 1024.0
@@ -141,6 +194,9 @@ mod tests {
         let json = r#"{"version":"0.1.0","ready":true,"started":"x","uptime_seconds":3700,
             "ingest":{"streams":1,"batches":20,"duplicate_batches":2,"windows":40,"refused_batches":0,"refused_windows":3},
             "store":{"bytes":1572864,"cache_bytes":0,"write_errors":0},"alerts_firing":1,
+            "receivers":[{"receiver":"oncall","kind":"pagerduty","waiting":1,"delivered":7,"retried":2,"dropped":1}],
+            "dead_letters":[{"receiver":"oncall","id":"tepui-00ff-firing-x","alert":"00ff","status":"firing","kind":"spin",
+              "service":"prod/logger","reason":"the receiver answered 400 Bad Request","at":"2026-11-24T14:07:15Z"}],
             "agents":[{"instance":"00","version":"0.1.0","labels":[["pod","a"],["service","logger"]],
               "capabilities":[],"connected":false,"clock_skew_ms":-4,"last_heard_s":940,"spooled_windows":0,"dropped_windows":7}]}"#;
         let report = serde_json::from_str(json).unwrap();
@@ -150,6 +206,12 @@ mod tests {
             refused    0 batches, 3 windows
             store      1.5 MB on disk, 0.0 MB cached, 0 failed writes
             alerts     1 firing
+
+            RECEIVER  KIND       TOLD  WAITING  TRIED AGAIN  GIVEN UP
+            oncall    pagerduty     7        1            2         1
+
+            NOT TOLD  ALERT  STATUS  KIND  SERVICE      GIVEN UP AT           REASON
+            oncall    00ff   firing  spin  prod/logger  2026-11-24T14:07:15Z  the receiver answered 400 Bad Request
 
             AGENT OF  VERSION  STATE         SKEW  SPOOLED  DROPPED  LABELS
             logger    0.1.0    gone 1m ago  -4 ms        0        7  pod=a

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::notice::{Notice, Texts};
+use super::template::Words;
 use crate::alert::Alert;
 
 /// `endsAt` of an alert that has not ended.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 const RECEIVER: &str = "tepui";
-
-type Texts = BTreeMap<&'static str, String>;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,9 +21,9 @@ struct Payload<'a> {
     truncated_alerts: u32,
     status: &'static str,
     receiver: &'static str,
-    group_labels: Texts,
-    common_labels: Texts,
-    common_annotations: Texts,
+    group_labels: BTreeMap<&'static str, &'a str>,
+    common_labels: &'a Texts,
+    common_annotations: &'a Texts,
     #[serde(rename = "externalURL")]
     external_url: &'a str,
     alerts: [Told<'a>; 1],
@@ -33,8 +33,8 @@ struct Payload<'a> {
 #[serde(rename_all = "camelCase")]
 struct Told<'a> {
     status: &'static str,
-    labels: Texts,
-    annotations: Texts,
+    labels: &'a Texts,
+    annotations: &'a Texts,
     starts_at: &'a str,
     ends_at: &'a str,
     #[serde(rename = "generatorURL")]
@@ -53,7 +53,8 @@ fn alertname(kind: &str) -> String {
     )
 }
 
-fn labels(alert: &Alert) -> Texts {
+/// The identity of `alert`.
+pub(super) fn labels(alert: &Alert) -> Texts {
     let mut labels = BTreeMap::from([
         ("alertname", alertname(&alert.kind)),
         ("kind", alert.kind.clone()),
@@ -64,7 +65,12 @@ fn labels(alert: &Alert) -> Texts {
     if !alert.namespace.is_empty() {
         labels.insert("namespace", alert.namespace.clone());
     }
-    labels
+    owned(labels)
+}
+
+fn owned(texts: BTreeMap<&'static str, String>) -> Texts {
+    let texts = texts.into_iter();
+    texts.map(|(name, text)| (name.to_owned(), text)).collect()
 }
 
 /// The frame path, root first, one function with file and line after another.
@@ -80,7 +86,8 @@ fn path(alert: &Alert) -> String {
     frames.collect::<Vec<_>>().join(" → ")
 }
 
-fn annotations(alert: &Alert) -> Texts {
+/// What is known of `alert` besides.
+pub(super) fn annotations(alert: &Alert) -> Texts {
     let link = |name: &str| alert.links.get(name).cloned().unwrap_or_default();
     let mut annotations = BTreeMap::from([
         ("summary", alert.title.clone()),
@@ -110,46 +117,33 @@ fn annotations(alert: &Alert) -> Texts {
             annotations.insert(name, text);
         }
     }
-    annotations
+    owned(annotations)
 }
 
-/// The word for what happened to an alert.
-pub(super) fn status(resolved: bool) -> &'static str {
-    if resolved { "resolved" } else { "firing" }
-}
-
-/// The body that tells of `alert`, which fired or resolved.
-pub(super) fn body(alert: &Alert, resolved: bool, external_url: &str) -> String {
-    let status = status(resolved);
-    let labels = labels(alert);
-    let annotations = annotations(alert);
-    let ends_at = match (resolved, &alert.resolved_at) {
-        (true, Some(time)) => time.as_str(),
-        _ => NEVER,
-    };
+/// The body that tells of `notice`, with these words as summary and description.
+pub(super) fn body(notice: &Notice, words: &Words) -> Vec<u8> {
+    let status = notice.happening.word();
+    let annotations = words.annotations(notice);
+    let alertname = notice.label("alertname");
     let payload = Payload {
         version: "4",
-        group_key: format!(
-            "{{}}:{{alertname=\"{}\"}}:{}",
-            alertname(&alert.kind),
-            alert.id
-        ),
+        group_key: format!("{{}}:{{alertname=\"{alertname}\"}}:{}", notice.alert_id),
         truncated_alerts: 0,
         status,
         receiver: RECEIVER,
-        group_labels: BTreeMap::from([("alertname", alertname(&alert.kind))]),
-        common_labels: labels.clone(),
-        common_annotations: annotations.clone(),
-        external_url,
+        group_labels: BTreeMap::from([("alertname", alertname)]),
+        common_labels: &notice.labels,
+        common_annotations: &annotations,
+        external_url: &notice.external_url,
         alerts: [Told {
             status,
-            labels,
-            annotations,
-            starts_at: &alert.since,
-            ends_at,
-            generator_url: alert.links.get("flamegraph").map_or("", String::as_str),
-            fingerprint: &alert.id,
+            labels: &notice.labels,
+            annotations: &annotations,
+            starts_at: &notice.starts_at,
+            ends_at: notice.ends_at.as_deref().unwrap_or(NEVER),
+            generator_url: &notice.flamegraph,
+            fingerprint: &notice.alert_id,
         }],
     };
-    serde_json::to_string(&payload).expect("a payload is plain texts")
+    serde_json::to_vec(&payload).expect("a payload is plain texts")
 }

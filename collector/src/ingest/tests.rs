@@ -19,6 +19,7 @@ use crate::alert::{self, Alerts};
 use crate::deletion::{self, Deletion};
 use crate::directory::Directory;
 use crate::dirty::Dirty;
+use crate::hook::{Hooks, Receivers};
 use crate::memory::Budget;
 use crate::metrics::Metrics;
 use crate::normalize::Rules;
@@ -243,12 +244,18 @@ fn limited(max_nodes: usize, tree_bytes: usize) -> Bench {
     )
     .unwrap();
     let state: Arc<dyn StateStore> = Arc::<Failing>::clone(&store);
+    let hooks = Hooks::open(
+        Receivers::default(),
+        Arc::clone(&state),
+        &metrics,
+        Arc::<Told>::clone(&clock),
+    );
     let settings = alert::Settings {
         step: Duration::from_secs(60),
         hold: Duration::from_secs(300),
         keep: Duration::from_secs(86_400),
         public_url: String::new(),
-        has_hook: false,
+        hooks: Arc::new(hooks.unwrap()),
         shift: crate::detect::shift::ShiftSettings::default(),
     };
     let reader = RangeReader::new(

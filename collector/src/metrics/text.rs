@@ -2,9 +2,10 @@
 //! [text format 0.0.4](https://prometheus.io/docs/instrumenting/exposition_formats/).
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use super::kinds::{BOUNDS, Family, Times};
-use super::{Delivery, FAILURES, Metrics, QueryKind, QueryRefusal, REFUSALS};
+use super::kinds::{BOUNDS, Family, Gauge, Times};
+use super::{Delivery, FAILURES, Metrics, QueryKind, QueryRefusal, REFUSALS, ReceiverMetrics};
 
 impl Metrics {
     /// Every metric in text format 0.0.4.
@@ -178,16 +179,13 @@ impl Metrics {
             &QueryRefusal::ALL,
             &self.query_refusals,
         );
-        out.family(
-            "tepui_hook_deliveries_total",
-            "Tries to deliver an alert to a hook.",
-            "outcome",
-            &Delivery::ALL,
-            &self.deliveries,
-        );
+        out.receivers(&self.lock_receivers());
         out.0
     }
 }
+
+/// One gauge of a receiver.
+type GaugeOf = fn(&ReceiverMetrics) -> &Gauge;
 
 /// Text format under construction.
 #[derive(Default)]
@@ -233,6 +231,42 @@ impl Text {
         self.line(format_args!("{name}_bucket{{le=\"+Inf\"}} {count}"));
         self.line(format_args!("{name}_sum {sum}"));
         self.line(format_args!("{name}_count {count}"));
+    }
+
+    /// What is counted of receivers of alerts, if there are any.
+    fn receivers(&mut self, receivers: &[(String, Arc<ReceiverMetrics>)]) {
+        if receivers.is_empty() {
+            return;
+        }
+        let name = "tepui_hook_deliveries_total";
+        self.head(name, "counter", "Tries to tell a receiver of an alert.");
+        for (receiver, metrics) in receivers {
+            for (outcome, word) in Delivery::ALL {
+                let count = metrics.deliveries(outcome).get();
+                self.line(format_args!(
+                    "{name}{{receiver=\"{receiver}\",outcome=\"{word}\"}} {count}"
+                ));
+            }
+        }
+        let gauges: [(_, _, GaugeOf); 2] = [
+            (
+                "tepui_hook_waiting",
+                "Alerts, fired or resolved, that a receiver was not told yet.",
+                |metrics| &metrics.waiting,
+            ),
+            (
+                "tepui_hook_dead_letters",
+                "Alerts, fired or resolved, that a receiver will not be told; collector status shows them.",
+                |metrics| &metrics.dead_letters,
+            ),
+        ];
+        for (name, help, gauge) in gauges {
+            self.head(name, "gauge", help);
+            for (receiver, metrics) in receivers {
+                let value = gauge(metrics).get();
+                self.line(format_args!("{name}{{receiver=\"{receiver}\"}} {value}"));
+            }
+        }
     }
 
     fn family<K, const N: usize>(
@@ -393,6 +427,10 @@ mod tests {
         ] {
             metrics.query_failed(&error);
         }
+        let receivers = metrics.receivers(&["default", "oncall"]);
+        receivers[1].deliveries(Delivery::Retried).add(2);
+        receivers[1].waiting.set(3);
+        metrics.receivers(&["oncall"])[0].dead_letters.set(4);
         let text = metrics.render();
         assert_eq!(lint(&text), [""; 0]);
         for line in [
@@ -409,6 +447,10 @@ mod tests {
             "tepui_query_refusals_total{reason=\"memory\"} 1",
             "tepui_query_failures_total{kind=\"exhausted\"} 2",
             "tepui_query_failures_total{kind=\"invalid\"} 1",
+            "tepui_hook_deliveries_total{receiver=\"default\",outcome=\"delivered\"} 0",
+            "tepui_hook_deliveries_total{receiver=\"oncall\",outcome=\"retried\"} 2",
+            "tepui_hook_waiting{receiver=\"oncall\"} 3",
+            "tepui_hook_dead_letters{receiver=\"oncall\"} 4",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}: {text}");
         }

@@ -245,6 +245,13 @@ async fn a_wrong_configuration_ends_with_64_before_the_port_opens() {
     };
     let unknown = path("unknown.toml", "[store]\nkeep = \"1d\"\n");
     let tokens = path("tokens", "reader one short\n");
+    let receiver = |name: &str, more: &str| {
+        let url = "url = \"http://127.0.0.1:9/\"";
+        let text = format!("[[hook.receivers]]\nname = \"a\"\nkind = \"slack\"\n{url}\n{more}\n");
+        path(name, &text)
+    };
+    let template = receiver("template.toml", "title = \"{{ labels.srevice }}\"");
+    let pattern = receiver("pattern.toml", "match.service = [\"(\"]");
     let data = folder.path().join("data").display().to_string();
     for (arguments, part) in [
         (vec!["--config", &unknown], "keep"),
@@ -252,6 +259,8 @@ async fn a_wrong_configuration_ends_with_64_before_the_port_opens() {
         (vec!["--listen", "0.0.0.0:0"], "--allow-unauthenticated"),
         (vec!["--detect-step", "7s"], "detect.step"),
         (vec!["--hook-url", "nowhere"], "hook.url"),
+        (vec!["--data", &data, "--config", &template], "title"),
+        (vec!["--data", &data, "--config", &pattern], "match.service"),
         (
             vec![
                 "--listen",

@@ -160,7 +160,7 @@ async fn a_spin_beside_five_cores_of_real_work_is_told_with_its_path_and_work_al
     // Told at least once: until the receiver's answer is noted, a restart would
     // tell it again under the same id.
     let metrics = format!("{}/metrics", url);
-    let noted = "tepui_hook_deliveries_total{outcome=\"delivered\"} 1\n";
+    let noted = "tepui_hook_deliveries_total{receiver=\"default\",outcome=\"delivered\"} 1\n";
     while !get(&metrics).await.contains(noted) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
