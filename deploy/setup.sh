@@ -49,6 +49,7 @@ find_missing_packages() {
   need golang-go command -v go
   need libclang-dev have_libclang
   need make command -v make
+  need prometheus-alertmanager command -v prometheus-alertmanager
   need python3 command -v python3
   need python3-venv have_venv
   need shellcheck command -v shellcheck
@@ -61,8 +62,20 @@ install_packages() {
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -q -o Acquire::Retries=3
   find_missing_packages # the lists may tell more now
-  [[ ${#packages[@]} -eq 0 ]] ||
-    apt-get install -y -q --no-install-recommends -o Acquire::Retries=3 "${packages[@]}"
+  if [[ ${#packages[@]} -eq 0 ]]; then return; fi
+  # Tests start an Alertmanager of their own: none is to run besides.
+  local policy=/usr/sbin/policy-rc.d failed=0
+  if [[ ! -e $policy ]]; then
+    # shellcheck disable=SC2064 # expanded now: the variable is local
+    trap "rm -f $policy" EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+  fi
+  apt-get install -y -q --no-install-recommends -o Acquire::Retries=3 "${packages[@]}" || failed=1
+  if [[ " ${packages[*]} " == *" prometheus-alertmanager "* ]] && command -v update-rc.d >/dev/null; then
+    update-rc.d prometheus-alertmanager disable || true
+  fi
+  return "$failed"
 }
 
 check_packages() {

@@ -35,9 +35,15 @@ impl Drop for Collector {
 }
 
 pub(crate) fn start(data: &Path, port: u16) -> Collector {
+    start_with(data, port, None)
+}
+
+/// Starts a collector, with a configuration if one is given.
+pub(crate) fn start_with(data: &Path, port: u16, config: Option<&Path>) -> Collector {
     let child = Command::new(env!("CARGO_BIN_EXE_collector"))
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data"])
         .arg(data)
+        .args(config.iter().flat_map(|file| [Path::new("--config"), file]))
         .env("TEPUI__COLLECTOR__SELF_PROFILE__ENABLED", "false")
         .env("RUST_LOG", "error")
         .stdin(Stdio::null())

@@ -8,11 +8,10 @@ use collector::config::Config;
 use collector::serve;
 use proto::window::{Clock, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::push::{Answer, Pusher, profile};
+use crate::receiver::{Manner, Receiver, TAKE};
 
 const INSTANCE: [u8; 16] = [5; 16];
 /// Stacks of real programs, recorded; the file says how.
@@ -21,7 +20,7 @@ const RECORDED: &str = include_str!("../../src/detect/shapes/go126.folded");
 const CORE: i64 = 1_000;
 
 /// The recorded stacks of a program, scaled to `cores`.
-fn recorded(shape: &str, cores: i64) -> Vec<(Vec<&'static str>, i64)> {
+pub(crate) fn recorded(shape: &str, cores: i64) -> Vec<(Vec<&'static str>, i64)> {
     let heading = format!("== {shape}\n");
     let (_, section) = RECORDED.split_once(&heading).unwrap();
     let section = section.split("\n== ").next().unwrap();
@@ -58,60 +57,12 @@ async fn push(url: &str, service: &str, sequence: u64, stacks: &[(Vec<&str>, i64
     }
 }
 
-/// Takes POSTs of JSON; answers the first with 503.
-async fn receiver() -> (String, mpsc::Receiver<serde_json::Value>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let (sender, received) = mpsc::channel(16);
-    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-    let _task = tokio::spawn(async move {
-        let mut refuse = true;
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut bytes = Vec::new();
-            let body = loop {
-                let mut chunk = [0; 4096];
-                let read = stream.read(&mut chunk).await.unwrap();
-                bytes.extend_from_slice(&chunk[..read]);
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                let Some((head, body)) = text.split_once("\r\n\r\n") else {
-                    continue;
-                };
-                let head = head.to_lowercase();
-                let length = head
-                    .lines()
-                    .find_map(|l| l.strip_prefix("content-length: "));
-                if body.len() >= length.unwrap().parse().unwrap() {
-                    break body.to_owned();
-                }
-            };
-            let status = if refuse { "503 Busy" } else { "200 OK" };
-            let answer =
-                format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            if !refuse {
-                sender
-                    .send(serde_json::from_str(&body).unwrap())
-                    .await
-                    .unwrap();
-            }
-            refuse = false;
-        }
-    });
-    (url, received)
-}
-
-async fn told(received: &mut mpsc::Receiver<serde_json::Value>) -> serde_json::Value {
-    tokio::time::timeout(Duration::from_secs(60), received.recv())
-        .await
-        .expect("an alert within a minute")
-        .unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_spin_beside_five_cores_of_real_work_is_told_with_its_path_and_work_alone_is_not() {
     let folder = tempfile::tempdir().unwrap();
-    let (hook_url, mut received) = receiver().await;
+    let busy = Manner::Answer("503 Busy", "");
+    let mut received = Receiver::start(&[busy, TAKE]).await;
+    let hook_url = received.url();
     let config = || {
         let mut config = Config {
             listen: "127.0.0.1:0".to_owned(),
@@ -139,7 +90,7 @@ async fn a_spin_beside_five_cores_of_real_work_is_told_with_its_path_and_work_al
     working.extend(recorded("healthy", 3));
     push(&url, "working", 2, &working).await;
 
-    let alert = told(&mut received).await;
+    let alert = received.next().await.json();
     assert_eq!(alert["version"], "4");
     assert_eq!(alert["status"], "firing");
     let first = &alert["alerts"][0];
@@ -179,7 +130,7 @@ async fn a_spin_beside_five_cores_of_real_work_is_told_with_its_path_and_work_al
     assert_eq!(firing.len(), 1, "{anomalies}");
     assert_eq!(firing[0]["state"], "firing");
     assert_eq!(firing[0]["service"], "mixed");
-    assert!(received.try_recv().is_err(), "told twice");
+    assert!(received.all().is_empty(), "told twice");
     shutdown.cancel();
     running.finish().await.unwrap();
 }
@@ -190,16 +141,21 @@ async fn get_json(url: &str) -> serde_json::Value {
 
 /// The body at `url`.
 async fn get(url: &str) -> String {
+    try_get(url).await.unwrap()
+}
+
+/// The body at `url`; `None` if nobody answers.
+pub(crate) async fn try_get(url: &str) -> Option<String> {
     let (address, path) = url
         .strip_prefix("http://")
         .unwrap()
         .split_once('/')
         .unwrap();
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
     let request = format!("GET /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.ok()?;
     let mut reply = String::new();
-    stream.read_to_string(&mut reply).await.unwrap();
-    let (_, body) = reply.split_once("\r\n\r\n").unwrap();
-    body.to_owned()
+    stream.read_to_string(&mut reply).await.ok()?;
+    let (_, body) = reply.split_once("\r\n\r\n")?;
+    Some(body.to_owned())
 }
