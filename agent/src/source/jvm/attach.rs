@@ -498,6 +498,11 @@ mod tests {
                 .env("JAVA_TOOL_OPTIONS", value)
                 .spawn()
                 .unwrap();
+            // The kernel fills it in a little after the program has begun.
+            let environment = format!("/proc/{}/environ", child.id());
+            while std::fs::read(&environment).unwrap().is_empty() {
+                std::thread::yield_now();
+            }
             let found = is_disabled(i32::try_from(child.id()).unwrap());
             child.kill().unwrap();
             child.wait().unwrap();
