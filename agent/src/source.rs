@@ -27,6 +27,8 @@ use route::{Allowed, RouteOptions, Router};
 
 pub mod endpoint;
 
+mod pace;
+
 pub mod perf;
 
 pub mod python;
