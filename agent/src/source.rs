@@ -7,7 +7,8 @@
 //! - [`perf`] samples CPU from outside, without help of the target;
 //! - [`python`] does so for CPython programs, and shows their functions;
 //! - [`endpoint`] asks a Go program's `/debug/pprof` for CPU, heap, goroutines,
-//!   mutex, block and thread creation.
+//!   mutex, block and thread creation;
+//! - [`proc`] knows how much CPU each thread used, and what threads wait for.
 //!
 //! [`route`] chooses between those two for each process. [`crate::observe`]
 //! prefers them for CPU wherever they work, so that the endpoint's only CPU
@@ -31,9 +32,14 @@ mod pace;
 
 pub mod perf;
 
+pub mod proc;
+
 pub mod python;
 
 pub mod route;
+
+/// Name of the source [`proc`].
+pub const PROC: &str = "proc";
 
 /// Samples of one set of sample labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +73,7 @@ pub struct Collected {
 /// Why a sampler cannot go on, in the words of its source.
 pub type SamplerError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Samples CPU of a set of processes from outside. Not asynchronous: it lives
+/// Samples a set of processes from outside. Not asynchronous: it lives
 /// on a thread of its own.
 pub trait CpuSampler: fmt::Debug {
     /// Samples process `pid`, too.

@@ -36,6 +36,11 @@ impl Pace {
         }
     }
 
+    /// From now on looks not more often than every `shortest`.
+    pub(super) fn set_shortest(&mut self, shortest: Duration) {
+        self.shortest = shortest;
+    }
+
     /// A look begins. Returns how many milliseconds it stands for, so that what
     /// is seen while looks are rare counts no less. Coming late adds nothing.
     pub(super) fn begin(&mut self, now: Instant) -> u64 {
