@@ -1,4 +1,4 @@
-//! `agent record`: one CPU profile to a file in pprof's format, no collector.
+//! `agent record`: one profile to a file in pprof's format, no collector.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,10 +9,11 @@ use proto::profile::Column;
 use proto::value_type::{ProfileType, ValueType, ValueTypeError};
 use proto::window::{Clock, Window, WindowError};
 
-use crate::config::{CpuConfig, CpuSource, EndpointChoice};
+use crate::config::{CpuConfig, CpuSource, EndpointChoice, WallConfig, WallSource};
+use crate::source::claim::Claim;
 use crate::source::endpoint::{Client, EndpointError, TargetState, cpu_once, find_once};
-use crate::source::{Collected, CpuSampler, SamplerError, cpu_sampler};
-use crate::target::{SCAN_EVERY, Selection, TargetError, Tracker};
+use crate::source::{Collected, CpuSampler, PROC, SamplerError, cpu_sampler, wall_sampler};
+use crate::target::{Process, SCAN_EVERY, Selection, TargetError, Tracker};
 
 /// Time between two reports of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -30,6 +31,9 @@ pub struct Recording {
     pub cpu: CpuConfig,
     /// Which endpoint, should it be asked.
     pub endpoint: EndpointChoice,
+    /// How to sample what threads wait for; unless that is off it is recorded,
+    /// and CPU is not.
+    pub wall: WallConfig,
 }
 
 /// What was recorded.
@@ -102,24 +106,30 @@ pub fn record(
         return Err(RecordError::NoTarget);
     }
     let pids: Vec<i32> = processes.iter().map(|p| p.pid).collect();
-    let opened = match recording.cpu.source {
-        CpuSource::Endpoint | CpuSource::Off => None,
-        CpuSource::Auto | CpuSource::Perf | CpuSource::Python => {
-            cpu_sampler(&recording.cpu).map(|mut open| open(&pids))
-        }
+    let is_auto = recording.cpu.source == CpuSource::Auto;
+    let opened = match (recording.wall.source, recording.cpu.source) {
+        (WallSource::Proc, _) => open_wall(&recording.wall, &pids),
+        (WallSource::Off, CpuSource::Endpoint | CpuSource::Off) => None,
+        (
+            WallSource::Off,
+            CpuSource::Auto | CpuSource::Perf | CpuSource::Python | CpuSource::Proc,
+        ) => match cpu_sampler(&recording.cpu, Claim::default()).map(|mut open| open(&pids)) {
+            // An endpoint shows more than the last resort.
+            Some(Ok(sampler))
+                if is_auto && sampler.source() == PROC && has_endpoint(recording, &processes)? =>
+            {
+                None
+            }
+            opened => opened,
+        },
     };
     let (collected, source) = match opened {
         Some(Ok(sampler)) => with_sampler(recording, clock, &mut tracker, sampler, &mut progress)?,
-        Some(Err(error)) if recording.cpu.source != CpuSource::Auto => {
+        Some(Err(error)) if !is_auto => {
             return Err(RecordError::Sampler(error));
         }
         refused => {
-            let state = TargetState {
-                started: processes.first().map(|p| p.started).unwrap_or_default(),
-                processes,
-                may_be_unseen: false,
-                is_sampled_from_outside: Some(false),
-            };
+            let state = state_of(&processes);
             let error = refused.and_then(Result::err);
             (
                 with_endpoint(recording, clock, &state, error, progress)?,
@@ -138,6 +148,42 @@ pub fn record(
         lost_samples: collected.lost_samples,
         source,
     })
+}
+
+fn open_wall(
+    config: &WallConfig,
+    pids: &[i32],
+) -> Option<Result<Box<dyn CpuSampler>, SamplerError>> {
+    let mut sampler = wall_sampler(config)?;
+    let added = pids.iter().map(|pid| sampler.add_process(*pid));
+    let first_failure = added.filter_map(Result::err).reduce(|first, _| first);
+    Some(match first_failure {
+        Some(failure) if !sampler.has_processes() => Err(failure),
+        _ => Ok(Box::new(sampler)),
+    })
+}
+
+fn state_of(processes: &[Process]) -> TargetState {
+    TargetState {
+        started: processes.first().map(|p| p.started).unwrap_or_default(),
+        processes: processes.to_vec(),
+        may_be_unseen: false,
+        is_sampled_from_outside: Some(false),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, RecordError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RecordError::Runtime)
+}
+
+fn has_endpoint(recording: &Recording, processes: &[Process]) -> Result<bool, RecordError> {
+    let client = Client::new()?;
+    let state = state_of(processes);
+    let found = find_once(&client, &recording.endpoint, &state);
+    Ok(runtime()?.block_on(found).is_some())
 }
 
 fn with_sampler(
@@ -189,11 +235,7 @@ fn with_endpoint(
     refused: Option<SamplerError>,
     mut progress: impl FnMut(Duration),
 ) -> Result<Collected, RecordError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(RecordError::Runtime)?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let client = Client::new()?;
         let found = find_once(&client, &recording.endpoint, state).await;
         let found = found.ok_or(RecordError::NoSource(refused))?;
@@ -226,7 +268,10 @@ fn values(column: &Column) -> impl Iterator<Item = Vec<i64>> {
 }
 
 fn write(recording: &Recording, collected: &Collected) -> Result<(), RecordError> {
-    let cpu = ProfileType::cpu();
+    let profile_type = match recording.wall.source {
+        WallSource::Off => ProfileType::cpu(),
+        WallSource::Proc => ProfileType::wall(),
+    };
     let columns = collected.groups.iter().flat_map(|group| &group.columns);
     let period = columns
         .map(|column| column.period)
@@ -238,15 +283,19 @@ fn write(recording: &Recording, collected: &Collected) -> Result<(), RecordError
         part => Duration::from_nanos(part),
     };
     let mut builder = PprofBuilder::new(&PprofHead {
-        sample_types: vec![ValueType::new("samples", "count")?, cpu.sample().clone()],
-        period_type: cpu.period().clone(),
+        sample_types: vec![
+            ValueType::new("samples", "count")?,
+            profile_type.sample().clone(),
+        ],
+        period_type: profile_type.period().clone(),
         period,
         time_ns: window.start().get(),
         duration_ns: i64::try_from(observed.as_nanos()).unwrap_or(i64::MAX),
         comments: vec![format!("recorded by agent {}", env!("CARGO_PKG_VERSION"))],
     });
     for group in &collected.groups {
-        let column = group.columns.iter().find(|c| c.profile_type == cpu);
+        let mut columns = group.columns.iter();
+        let column = columns.find(|column| column.profile_type == profile_type);
         for (stack, values) in group.stacks.iter().zip(column.into_iter().flat_map(values)) {
             builder.add(stack.iter(), values);
         }

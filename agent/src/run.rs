@@ -36,8 +36,9 @@ use crate::config::{Config, ConfigError, CpuSource, EndpointChoice};
 use crate::doctor;
 use crate::observe::{Observation, Observer, Outlets};
 use crate::ship::{HelloInfo, ShipConfig, ShipError, run_shipper};
+use crate::source::claim::Claim;
 use crate::source::endpoint::{EndpointError, EndpointSource, Plan, TargetState};
-use crate::source::{Collected, cpu_sampler};
+use crate::source::{Collected, cpu_sampler, wall_sampler};
 use crate::spool::{Spool, SpoolError};
 use crate::target::{Selection, TargetError};
 
@@ -114,7 +115,7 @@ impl Config {
             choice: self.endpoint.url.clone(),
             with_cpu: match self.cpu.source {
                 CpuSource::Auto | CpuSource::Endpoint => true,
-                CpuSource::Perf | CpuSource::Python | CpuSource::Off => false,
+                CpuSource::Perf | CpuSource::Python | CpuSource::Proc | CpuSource::Off => false,
             },
             window: self.window.length,
             cpu_length: self.endpoint.cpu_length,
@@ -289,14 +290,16 @@ pub async fn run(
         target,
         observations,
     };
+    let claim = Claim::default();
     let observer = Observer::new(
         config.selection()?,
-        cpu_sampler(&config.cpu),
+        cpu_sampler(&config.cpu, claim.clone()),
         config.window.length,
         Arc::clone(&clock),
         outlets,
         stop_sources.clone(),
-    )?;
+    )?
+    .with_wall(wall_sampler(&config.wall));
 
     let mut shipper = JoinSet::new();
     shipper.spawn(run_shipper(
@@ -316,7 +319,8 @@ pub async fn run(
     if config.endpoint.url == EndpointChoice::Off {
         drop(yields);
     } else {
-        let source = EndpointSource::new(config.plan(), clock, target_state, yields)?;
+        let source =
+            EndpointSource::new(config.plan(), clock, target_state, yields)?.claiming(claim);
         tasks.spawn(source.run(stop_sources.clone()));
     }
     let over = CancellationToken::new();
@@ -408,7 +412,7 @@ impl Batches {
     }
 
     /// Profiles of one window and of everything that came with it.
-    fn window(&mut self, observation: Observation, others: Vec<Collected>) -> Vec<Profile> {
+    fn window(&mut self, observation: Observation, mut others: Vec<Collected>) -> Vec<Profile> {
         self.assembler.name_service(&observation.name);
         let accounted = Accounted {
             usage: observation.usage,
@@ -421,6 +425,7 @@ impl Batches {
             .is_some_and(|collected| collected.samples_count > 0);
         let is_there =
             observation.usage.processes_count > 0 || observation.usage.cpu_ns > 0 || has_samples;
+        others.extend(observation.wall.filter(|wall| wall.samples_count > 0));
         let mut profiles = Vec::new();
         let mut untold = accounted;
         if let Some(collected) = observation

@@ -8,11 +8,13 @@
 //! - [`python`] does so for CPython programs, and shows their functions;
 //! - [`endpoint`] asks a Go program's `/debug/pprof` for CPU, heap, goroutines,
 //!   mutex, block and thread creation;
-//! - [`proc`] knows how much CPU each thread used, and what threads wait for.
+//! - [`proc`] tells how much CPU each thread used where nothing better works,
+//!   and what threads wait for.
 //!
-//! [`route`] chooses between those two for each process. [`crate::observe`]
-//! prefers them for CPU wherever they work, so that the endpoint's only CPU
-//! profile is left to people.
+//! [`route`] chooses between those from outside for each process.
+//! [`crate::observe`] prefers the first two for CPU wherever they work, so that
+//! the endpoint's only CPU profile is left to people. What the endpoint gives
+//! [`proc`] leaves out ([`claim`]).
 
 use std::fmt;
 use std::time::Duration;
@@ -21,10 +23,14 @@ use proto::profile::Column;
 use proto::stack::Stack;
 use proto::window::Window;
 
-use crate::config::{CpuConfig, CpuSource};
+use crate::config::{CpuConfig, CpuSource, WallConfig, WallSource};
+use claim::Claim;
 use perf::PerfOptions;
+use proc::{ThreadCpuOptions, WallOptions, WallSampler};
 use python::PythonOptions;
 use route::{Allowed, RouteOptions, Router};
+
+pub mod claim;
 
 pub mod endpoint;
 
@@ -103,6 +109,13 @@ pub trait CpuSampler: fmt::Debug {
     /// endpoint may be asked for them.
     fn misses_some(&self) -> bool;
 
+    /// Whether nothing is sampled now although there are processes, because an
+    /// endpoint shows more of them: then a window without samples does not mean
+    /// that nothing ran.
+    fn leaves_all(&self) -> bool {
+        false
+    }
+
     /// What the processes were sampled with so far, such as `perf`.
     fn source(&self) -> &'static str;
 }
@@ -111,13 +124,14 @@ pub trait CpuSampler: fmt::Debug {
 pub type OpenSampler = Box<dyn FnMut(&[i32]) -> Result<Box<dyn CpuSampler>, SamplerError> + Send>;
 
 /// Returns how CPU is sampled from outside by this configuration; nothing when
-/// it is not.
-pub fn cpu_sampler(config: &CpuConfig) -> Option<OpenSampler> {
+/// it is not. While `claim` holds the last resort leaves CPU to the endpoint.
+pub fn cpu_sampler(config: &CpuConfig, claim: Claim) -> Option<OpenSampler> {
     let allowed = match config.source {
         CpuSource::Endpoint | CpuSource::Off => return None,
         CpuSource::Auto => Allowed::Both,
         CpuSource::Perf => Allowed::Perf,
         CpuSource::Python => Allowed::Python,
+        CpuSource::Proc => Allowed::Proc,
     };
     let options = RouteOptions {
         allowed,
@@ -130,9 +144,25 @@ pub fn cpu_sampler(config: &CpuConfig) -> Option<OpenSampler> {
             rate_hz: config.rate_hz,
             ..PythonOptions::default()
         },
+        proc: ThreadCpuOptions {
+            rate_hz: config.rate_hz,
+            ..ThreadCpuOptions::default()
+        },
     };
     Some(Box::new(move |pids| {
-        let router = Router::open(pids, options)?;
+        let router = Router::open(pids, options)?.beside(claim.clone());
         Ok(Box::new(router))
     }))
+}
+
+/// Returns what samples waiting by this configuration; nothing when nothing
+/// does.
+pub fn wall_sampler(config: &WallConfig) -> Option<WallSampler> {
+    match config.source {
+        WallSource::Off => None,
+        WallSource::Proc => Some(WallSampler::new(WallOptions {
+            looks_hz: config.rate_hz,
+            ..WallOptions::default()
+        })),
+    }
 }

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use agent::source::perf::PerfOptions;
+use agent::source::proc::ThreadCpuOptions;
 use agent::source::python::{PythonError, PythonOptions, PythonSampler, probe};
 use agent::source::route::{Allowed, RouteOptions, Router};
 use agent::source::{Collected, CpuSampler};
@@ -175,6 +176,7 @@ fn route(pids: &[i32], allowed: Allowed) -> Router {
         allowed,
         perf: PerfOptions::default(),
         python: EAGER,
+        proc: ThreadCpuOptions::default(),
     };
     Router::open(pids, options).unwrap()
 }
@@ -387,6 +389,7 @@ fn what_is_no_python_is_left_to_perf() {
         allowed: Allowed::Python,
         perf: PerfOptions::default(),
         python: EAGER,
+        proc: ThreadCpuOptions::default(),
     };
     let refused = Router::open(&[target.pid()], options).unwrap_err();
     assert!(refused.to_string().contains("does not run CPython"));

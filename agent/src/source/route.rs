@@ -7,8 +7,9 @@
 //! of different moments, unless the target is stopped for them.
 //!
 //! Where the interpreter cannot be read the process is perf's, and that is said
-//! once. A process that begins to run another program is looked at anew, and
-//! one whose interpreter was not ready is tried again a few times.
+//! once. Where neither works [`ThreadCpu`] tells what its threads used, until
+//! one of them does. A process that begins to run another program is looked at
+//! anew, and one whose interpreter was not ready is tried again a few times.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,11 @@ use proto::window::Window;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::{debug, warn};
 
+use super::claim::Claim;
 use super::perf::{PerfError, PerfOptions, PerfSampler};
+use super::proc::{ThreadCpu, ThreadCpuOptions, Told};
 use super::python::{self, PythonError, PythonOptions, PythonSampler};
-use super::{Collected, CpuSampler, SamplerError};
+use super::{Collected, CpuSampler, PROC, SamplerError};
 use crate::target::process;
 
 /// Time between two looks at what programs the processes run.
@@ -28,18 +31,23 @@ const RECHECK_EVERY: Duration = Duration::from_secs(1);
 const MAX_ATTEMPTS: u32 = 5;
 /// Time after which perf events that were refused are tried again.
 const REOPEN_AFTER: Duration = Duration::from_secs(60);
+/// Why perf events are not tried again yet; the reason was told.
+const NOT_DUE: &str = "perf events were refused";
 /// Most reasons that are remembered as told.
 const MAX_TOLD: usize = 64;
 
 /// Which samplers may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {
-    /// Python's for Python, perf events for the rest.
+    /// Python's for Python, perf events for the rest, the accounting of threads
+    /// where neither works.
     Both,
     /// Perf events alone.
     Perf,
     /// Python's alone.
     Python,
+    /// The accounting of threads alone.
+    Proc,
 }
 
 /// How to sample.
@@ -51,6 +59,8 @@ pub struct RouteOptions {
     pub perf: PerfOptions,
     /// For Python.
     pub python: PythonOptions,
+    /// For the accounting of threads.
+    pub proc: ThreadCpuOptions,
 }
 
 /// Who samples a process.
@@ -58,6 +68,7 @@ pub struct RouteOptions {
 enum By {
     Python,
     Perf,
+    Proc,
     Nobody,
 }
 
@@ -86,6 +97,8 @@ pub struct Router {
     options: RouteOptions,
     perf: Perf,
     python: PythonSampler,
+    proc: ThreadCpu,
+    claim: Claim,
     processes: FxHashMap<i32, Routed>,
     /// Samplers that had a process so far.
     used: FxHashSet<By>,
@@ -104,6 +117,8 @@ impl Router {
             options,
             perf: Perf::Closed,
             python: PythonSampler::new(options.python),
+            proc: ThreadCpu::new(options.proc),
+            claim: Claim::default(),
             processes: FxHashMap::default(),
             used: FxHashSet::default(),
             rechecked: Instant::now(),
@@ -118,6 +133,22 @@ impl Router {
         match first_failure {
             Some(failure) if !router.is_sampling() => Err(failure),
             _ => Ok(router),
+        }
+    }
+
+    /// Leaves to the endpoint, while `claim` holds, what only the accounting of
+    /// threads knows.
+    #[must_use]
+    pub fn beside(mut self, claim: Claim) -> Self {
+        self.claim = claim;
+        self
+    }
+
+    /// What becomes of what the accounting of threads knows.
+    fn told(&self) -> Told {
+        match self.claim.holds() {
+            true => Told::ByOthers,
+            false => Told::Here,
         }
     }
 
@@ -141,9 +172,15 @@ impl Router {
                 routed.by = By::Python;
                 Ok(())
             }
-            Ok(false) => self.try_perf(pid, &mut routed),
+            Ok(false) => match self.try_perf(pid, &mut routed) {
+                Err(error) => self.try_proc(pid, &mut routed, error),
+                done => done,
+            },
             Err(error) => Err(error),
         };
+        if routed.by != By::Proc {
+            self.proc.remove_process(pid, self.told());
+        }
         self.processes.insert(pid, routed);
         self.used.insert(routed.by);
         outcome
@@ -153,7 +190,7 @@ impl Router {
     /// cannot be sampled at all.
     fn try_python(&mut self, pid: i32, routed: &mut Routed) -> Result<bool, SamplerError> {
         match self.options.allowed {
-            Allowed::Perf => return Ok(false),
+            Allowed::Perf | Allowed::Proc => return Ok(false),
             Allowed::Both | Allowed::Python => {}
         }
         let is_python = python::runs_cpython(pid);
@@ -214,7 +251,51 @@ impl Router {
         }
     }
 
+    /// Says why a process has no functions; each reason once.
+    fn tell_resort(&mut self, pid: i32, error: &(dyn std::error::Error + Send + Sync + 'static)) {
+        let reason = match error.downcast_ref::<PerfError>() {
+            Some(PerfError::NotPermitted { advice, .. }) => advice.clone(),
+            _ => proto::status::chain(error),
+        };
+        if reason == NOT_DUE || self.told.len() >= MAX_TOLD {
+            return;
+        }
+        if self.told.insert(reason.clone()) {
+            warn!(
+                pid,
+                reason,
+                "no functions from outside: without an endpoint only cpu by thread is known"
+            );
+        }
+    }
+
+    /// The last resort, after perf events failed with `error`.
+    fn try_proc(
+        &mut self,
+        pid: i32,
+        routed: &mut Routed,
+        error: SamplerError,
+    ) -> Result<(), SamplerError> {
+        match self.options.allowed {
+            Allowed::Both | Allowed::Proc => {}
+            Allowed::Perf | Allowed::Python => return Err(error),
+        }
+        if !self.proc.has(pid) {
+            if self.proc.add_process(pid, &process::name(pid)).is_err() {
+                return Err(error);
+            }
+            if self.options.allowed != Allowed::Proc {
+                self.tell_resort(pid, &*error);
+            }
+        }
+        routed.by = By::Proc;
+        Ok(())
+    }
+
     fn try_perf(&mut self, pid: i32, routed: &mut Routed) -> Result<(), SamplerError> {
+        if self.options.allowed == Allowed::Proc {
+            return Err("perf events are not asked for".into());
+        }
         if let Perf::Open(perf) = &mut self.perf {
             perf.add_process(pid)?;
             routed.by = By::Perf;
@@ -225,7 +306,7 @@ impl Router {
             Perf::Closed | Perf::Open(_) => true,
         };
         if !is_due {
-            return Err("perf events were refused".into());
+            return Err(NOT_DUE.into());
         }
         match PerfSampler::open(&[pid], self.options.perf) {
             Ok(perf) => {
@@ -246,6 +327,7 @@ impl Router {
 
     fn leave(&mut self, pid: i32) {
         self.python.remove_process(pid);
+        self.proc.remove_process(pid, self.told());
         if let Perf::Open(perf) = &mut self.perf {
             perf.remove_process(pid);
         }
@@ -265,6 +347,10 @@ impl Router {
             return;
         }
         self.rechecked = now;
+        let may_reopen = match &self.perf {
+            Perf::Refused { since } => since.elapsed() >= REOPEN_AFTER,
+            Perf::Closed | Perf::Open(_) => false,
+        };
         let mut anew = Vec::new();
         for (pid, routed) in &self.processes {
             let program = process::program(&process::exe(*pid));
@@ -272,6 +358,8 @@ impl Router {
                 anew.push((*pid, 0));
             } else if routed.retry_at.is_some_and(|at| now >= at) {
                 anew.push((*pid, routed.attempts));
+            } else if routed.by == By::Proc && may_reopen {
+                anew.push((*pid, MAX_ATTEMPTS));
             }
         }
         for (pid, attempts) in anew {
@@ -285,6 +373,10 @@ impl Router {
         // an interpreter is looked for in vain.
         if by == Some(By::Python) {
             self.python.remove_process(pid);
+        }
+        // Another program has another name.
+        if by == Some(By::Proc) && attempts == 0 {
+            self.proc.remove_process(pid, self.told());
         }
         if let Err(error) = self.route(pid, attempts) {
             let error = &*error as &dyn std::error::Error;
@@ -303,6 +395,7 @@ impl CpuSampler for Router {
         {
             self.python.remove_process(pid);
         }
+        self.proc.remove_process(pid, self.told());
         self.route(pid, 0)
     }
 
@@ -318,6 +411,10 @@ impl CpuSampler for Router {
             if self.python.has_targets() {
                 self.python.look(now);
             }
+            let accounts = !self.proc.is_empty() && self.told() == Told::Here;
+            if accounts {
+                self.proc.look(now);
+            }
             let now = Instant::now();
             if now >= deadline {
                 return Ok(());
@@ -325,6 +422,10 @@ impl CpuSampler for Router {
             let until = match self.python.has_targets() {
                 true => deadline.min(self.python.next_look()),
                 false => deadline,
+            };
+            let until = match accounts {
+                true => until.min(self.proc.next_look()),
+                false => until,
             };
             let wait = until.saturating_duration_since(now);
             match &mut self.perf {
@@ -336,10 +437,13 @@ impl CpuSampler for Router {
 
     fn collect(&mut self, window: Window) -> Collected {
         let python = self.python.collect(window);
+        let told = self.told();
+        let proc = self.proc.collect(window, told);
+        let others = merge(python, proc);
         let Perf::Open(perf) = &mut self.perf else {
-            return python;
+            return others;
         };
-        merge(perf.collect(window), python)
+        merge(perf.collect(window), others)
     }
 
     fn has_targets(&self) -> bool {
@@ -347,7 +451,7 @@ impl CpuSampler for Router {
             Perf::Open(perf) => perf.has_targets(),
             Perf::Closed | Perf::Refused { .. } => false,
         };
-        of_perf || self.python.has_targets()
+        of_perf || self.python.has_targets() || self.proc.has_targets()
     }
 
     fn misses_some(&self) -> bool {
@@ -357,17 +461,27 @@ impl CpuSampler for Router {
             && self
                 .processes
                 .values()
-                .any(|routed| routed.by == By::Nobody)
+                .any(|routed| matches!(routed.by, By::Proc | By::Nobody))
+    }
+
+    fn leaves_all(&self) -> bool {
+        let mut sampled = self.processes.values().filter(|r| r.by != By::Nobody);
+        self.claim.holds() && sampled.all(|routed| routed.by == By::Proc)
     }
 
     fn source(&self) -> &'static str {
         match (
             self.used.contains(&By::Perf),
             self.used.contains(&By::Python),
+            self.used.contains(&By::Proc),
         ) {
-            (true, true) => "perf and python",
-            (false, true) => "python",
-            (true | false, false) => "perf",
+            (true, true, false) => "perf and python",
+            (true, true, true) => "perf, python and proc",
+            (true, false, true) => "perf and proc",
+            (false, true, true) => "python and proc",
+            (false, true, false) => "python",
+            (false, false, true) => PROC,
+            (true | false, false, false) => "perf",
         }
     }
 }
