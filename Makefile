@@ -15,7 +15,7 @@ ALL := --release --workspace $(LOCKED)
 SCRIPTS := .ci/run deploy/setup.sh deploy/demo/run.sh deploy/kubernetes/make-token.sh deploy/kubernetes/test.sh
 OLD_GO := /usr/lib/go-1.19/bin/go
 
-.PHONY: help setup build demo soak test test-rust test-go test-kubernetes check lint docs bless bench bench-store fmt
+.PHONY: help setup build demo soak test test-rust test-go test-kubernetes check lint docs bless bench bench-store bench-anomaly fmt
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -66,6 +66,9 @@ bench: setup ## run the benchmarks
 bench-store: build ## measure the store against its targets (ROW=name,name for some rows), up to 75 minutes
 	@mkdir -p $(CARGO_TARGET_DIR)/bench-store
 	@$(CARGO_TARGET_DIR)/release/bench-store --folder $(CARGO_TARGET_DIR)/bench-store $(if $(ROW),--row $(ROW))
+
+bench-anomaly: build ## measure the detectors against their targets (ROW=name,name, SEED=n), some minutes
+	@$(CARGO_TARGET_DIR)/release/bench-anomaly $(if $(ROW),--row $(ROW)) $(if $(SEED),--seed $(SEED))
 
 fmt: setup ## format all code
 	cargo fmt --all

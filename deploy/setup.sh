@@ -35,12 +35,16 @@ have_old_go() {
   [[ -x $old_go ]] || { [[ -n $(go version 2>/dev/null) ]] && ! apt-cache show golang-1.19-go; }
 }
 
+# The JVM source is tested against a real machine.
+have_jdk() { command -v java && command -v javac && command -v jcmd; }
+
 have_venv() { [[ -x $tools/venv/bin/python ]] || python3 -c 'import ensurepip, venv'; }
 
 find_missing_packages() {
   packages=()
   need ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
   need curl command -v curl
+  need default-jdk-headless have_jdk
   need g++ command -v g++
   need golang-go command -v go
   need libclang-dev have_libclang

@@ -47,6 +47,8 @@ pub struct Config {
     pub wall: WallConfig,
     /// Go's `/debug/pprof`.
     pub endpoint: EndpointConfig,
+    /// Java virtual machines.
+    pub jvm: JvmConfig,
     /// Where windows wait.
     pub spool: SpoolConfig,
 }
@@ -88,14 +90,16 @@ pub struct WindowConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CpuSource {
-    /// `python` for Python programs and `perf` for others, where they work; else the endpoint; else
-    /// `proc`.
+    /// `python` for Python programs, `jvm` for Java virtual machines and `perf` for others, where
+    /// they work; else the endpoint; else `proc`.
     #[default]
     Auto,
     /// perf events only; of Python they show the interpreter's own functions.
     Perf,
     /// Python programs only, their functions and lines.
     Python,
+    /// Java virtual machines only, by their flight recorder.
+    Jvm,
     /// How much CPU each thread used, without functions.
     Proc,
     /// Go's `/debug/pprof/profile` only.
@@ -177,6 +181,25 @@ pub struct EndpointConfig {
     /// Time between two pictures of the other profiles.
     #[serde(with = "humantime_serde")]
     pub snapshot_every: Duration,
+}
+
+/// Whether Java virtual machines are let record themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JvmMode {
+    /// Each one that allows it.
+    #[default]
+    Auto,
+    /// None; nothing is attached to.
+    Off,
+}
+
+/// Java virtual machines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JvmConfig {
+    /// Whether they are let record themselves.
+    pub mode: JvmMode,
 }
 
 /// Where windows wait.
@@ -398,7 +421,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let rules: [(&'static str, String, bool, &'static str); 12] = [
+        let rules: [(&'static str, String, bool, &'static str); 13] = [
             (
                 "target.pid",
                 self.target.pid.to_string(),
@@ -441,6 +464,12 @@ impl Config {
                 self.wall.rate_hz.to_string(),
                 WALL_RATES_HZ.contains(&self.wall.rate_hz),
                 "it must be between 1 and 100",
+            ),
+            (
+                "jvm.mode",
+                format!("{:?}", self.jvm.mode).to_lowercase(),
+                self.jvm.mode != JvmMode::Off || self.cpu.source != CpuSource::Jvm,
+                "it must be \"auto\" where cpu.source is \"jvm\"",
             ),
             (
                 "endpoint.url",
@@ -580,6 +609,12 @@ mod tests {
             ("[cpu]\nrate = 1", None, "rate"),
             ("[nonsense]", None, "nonsense"),
             ("[cpu]\nsource = \"magic\"", None, "magic"),
+            ("[jvm]\nmode = \"magic\"", None, "magic"),
+            (
+                "[cpu]\nsource = \"jvm\"\n[jvm]\nmode = \"off\"",
+                None,
+                "jvm.mode",
+            ),
             ("", Some(("TEPUI__AGENT__CPU__RATES", "1")), "rates"),
             ("", Some(("TEPUI__AGENT__CPU__RATE_HZ", "many")), "many"),
             ("[cpu]\nrate_hz = 0", None, "cpu.rate_hz"),

@@ -9,9 +9,10 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::config::{Config, ConfigError, EndpointChoice, WallSource};
+use crate::config::{Config, ConfigError, EndpointChoice, JvmMode, WallSource};
 use crate::ship::CapabilityLine;
 use crate::source::endpoint::{Client, TargetState, find_once};
+use crate::source::jvm::{self, JvmError};
 use crate::source::proc::Precision;
 use crate::source::{perf, proc, python};
 use crate::target::{Process, Selection, Tracker, cgroup};
@@ -24,7 +25,7 @@ const CAP_PERFMON: u32 = 38;
 const SECCOMP_FILTER: u64 = 2;
 /// Highest `perf_event_paranoid` that lets an unprivileged user sample.
 const MAX_PARANOID: i64 = 2;
-/// Most processes that are asked whether they are Python's.
+/// Most processes that are asked whether they are Python's, or Java's.
 const MAX_ASKED: usize = 64;
 /// Least locked memory per CPU that a sampler can do with, in KiB.
 const MIN_MLOCK_KIB: i64 = 64;
@@ -395,6 +396,33 @@ fn judge(host: &Host, target: Option<&Target>, wanted: &str, wall: WallSource) -
     ]
 }
 
+/// Name of the check of a Java virtual machine.
+const JVM: &str = "jvm_flight_recorder";
+
+/// The first of the target's processes that is a Java virtual machine.
+fn first_jvm(processes: &[Process]) -> Option<i32> {
+    let pids = processes.iter().map(|process| process.pid);
+    pids.take(MAX_ASKED).find(|pid| jvm::is_jvm(*pid))
+}
+
+fn judge_jvm(pid: i32, mode: JvmMode, found: &Result<String, JvmError>) -> Check {
+    match (mode, found) {
+        (JvmMode::Off, _) => check(
+            JVM,
+            false,
+            format!("pid {pid} is a Java virtual machine; switched off by jvm.mode"),
+            "jvm.mode = \"auto\" in the agent's configuration",
+        ),
+        (JvmMode::Auto, Ok(what)) => check(
+            JVM,
+            true,
+            format!("pid {pid} records itself: cpu, allocations, waits for locks ({what})"),
+            "",
+        ),
+        (JvmMode::Auto, Err(error)) => check(JVM, false, proto::status::chain(error), error.fix()),
+    }
+}
+
 fn processes(config: &Config) -> Result<(Selection, Vec<Process>), ConfigError> {
     let selection = config.selection()?;
     let found = Tracker::new(selection.clone()).and_then(|mut tracker| {
@@ -418,13 +446,18 @@ pub fn examine_host(config: &Config) -> Report {
     match processes(config) {
         Ok((selection, processes)) => {
             let target = Target::read(&processes);
+            let mut checks = judge(
+                &Host::read(),
+                target.as_ref(),
+                &wanted(&selection),
+                config.wall.source,
+            );
+            if let Some(pid) = first_jvm(&processes) {
+                let found = jvm::look(pid).map(|()| "attaching is allowed".to_owned());
+                checks.push(judge_jvm(pid, config.jvm.mode, &found));
+            }
             Report {
-                checks: judge(
-                    &Host::read(),
-                    target.as_ref(),
-                    &wanted(&selection),
-                    config.wall.source,
-                ),
+                checks,
                 target_name: target.map(|target| target.name).unwrap_or_default(),
             }
         }
@@ -441,6 +474,14 @@ pub async fn examine(config: &Config) -> Report {
     let processes = processes(config)
         .map(|(_, found)| found)
         .unwrap_or_default();
+    // In place of the look from outside.
+    if let Some(check) = report.checks.iter_mut().find(|check| check.name == JVM)
+        && let Some(pid) = first_jvm(&processes)
+        && config.jvm.mode == JvmMode::Auto
+    {
+        let found = jvm::probe(pid).await;
+        *check = judge_jvm(pid, config.jvm.mode, &found.map(|v| format!("JDK {v}")));
+    }
     let state = TargetState {
         started: processes.first().map(|p| p.started).unwrap_or_default(),
         processes,

@@ -18,6 +18,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Exit code for a wrong configuration (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
+/// Time allowed for work that a run leaves behind.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Parser)]
 #[command(
@@ -179,7 +181,11 @@ fn run_verb(args: RunArgs) -> anyhow::Result<u8> {
         ..Overrides::default()
     })?;
     let running = run::run(config, &args.command_line, Arc::new(SystemClock));
-    Ok(runtime()?.block_on(running)?)
+    let runtime = runtime()?;
+    let code = runtime.block_on(running);
+    // What hangs on a file of the target is left behind.
+    runtime.shutdown_timeout(SHUTDOWN_TIME);
+    Ok(code?)
 }
 
 fn record_verb(args: RecordArgs) -> anyhow::Result<u8> {
@@ -191,6 +197,7 @@ fn record_verb(args: RecordArgs) -> anyhow::Result<u8> {
         length,
         output: args.output,
         cpu: config.cpu,
+        jvm: config.jvm,
         endpoint: config.endpoint.url,
         wall: WallConfig {
             source: match args.wall {

@@ -7,16 +7,21 @@ use std::time::{Duration, Instant};
 use proto::pprof::{PprofBuilder, PprofHead};
 use proto::profile::Column;
 use proto::value_type::{ProfileType, ValueType, ValueTypeError};
-use proto::window::{Clock, Window, WindowError};
+use proto::window::{Clock, UnixNanos, Window, WindowError};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{CpuConfig, CpuSource, EndpointChoice, WallConfig, WallSource};
-use crate::source::claim::Claim;
+use crate::config::{CpuConfig, CpuSource, EndpointChoice, JvmConfig, WallConfig, WallSource};
 use crate::source::endpoint::{Client, EndpointError, TargetState, cpu_once, find_once};
+use crate::source::jvm::{self, Cpu, Followed, JvmError};
+use crate::source::route::{Allowed, Claims};
 use crate::source::{Collected, CpuSampler, PROC, SamplerError, cpu_sampler, wall_sampler};
 use crate::target::{Process, SCAN_EVERY, Selection, TargetError, Tracker};
 
 /// Time between two reports of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Time that a Java virtual machine goes on recording when nobody stops it.
+const JVM_ENDS_LATER: Duration = Duration::from_secs(60);
 
 /// What to record.
 #[derive(Clone, Debug)]
@@ -29,6 +34,8 @@ pub struct Recording {
     pub output: PathBuf,
     /// How to sample.
     pub cpu: CpuConfig,
+    /// Whether Java virtual machines record themselves.
+    pub jvm: JvmConfig,
     /// Which endpoint, should it be asked.
     pub endpoint: EndpointChoice,
     /// How to sample what threads wait for; unless that is off it is recorded,
@@ -58,6 +65,9 @@ pub enum RecordError {
     /// Processes cannot be looked at.
     #[error("cannot look for the target")]
     Target(#[from] TargetError),
+    /// The Java virtual machine gave nothing.
+    #[error("cannot fetch what the Java virtual machine recorded")]
+    Jvm(#[from] JvmError),
     /// A sampler was asked for and does not work.
     #[error("cannot sample this target from outside; `agent doctor` says why")]
     Sampler(#[source] SamplerError),
@@ -106,26 +116,36 @@ pub fn record(
         return Err(RecordError::NoTarget);
     }
     let pids: Vec<i32> = processes.iter().map(|p| p.pid).collect();
-    let is_auto = recording.cpu.source == CpuSource::Auto;
-    let opened = match (recording.wall.source, recording.cpu.source) {
-        (WallSource::Proc, _) => open_wall(&recording.wall, &pids),
-        (WallSource::Off, CpuSource::Endpoint | CpuSource::Off) => None,
-        (
-            WallSource::Off,
-            CpuSource::Auto | CpuSource::Perf | CpuSource::Python | CpuSource::Proc,
-        ) => match cpu_sampler(&recording.cpu, Claim::default()).map(|mut open| open(&pids)) {
-            // An endpoint shows more than the last resort.
-            Some(Ok(sampler))
-                if is_auto && sampler.source() == PROC && has_endpoint(recording, &processes)? =>
-            {
-                None
-            }
-            opened => opened,
-        },
+    let is_cpu = recording.wall.source == WallSource::Off;
+    let may_ask_endpoint = is_cpu && recording.cpu.source == CpuSource::Auto;
+    let claims = Claims::default();
+    let machines = Machines::start(recording, clock, &claims, &processes)?;
+    let opened = match is_cpu {
+        true => cpu_sampler(&recording.cpu, recording.jvm.mode, claims.clone())
+            .map(|mut open| open(&pids)),
+        false => open_wall(&recording.wall, &pids),
+    };
+    let opened = match opened {
+        // An endpoint shows more than the last resort.
+        Some(Ok(sampler))
+            if may_ask_endpoint
+                && sampler.source() == PROC
+                && has_endpoint(recording, &processes)? =>
+        {
+            None
+        }
+        opened => opened,
     };
     let (collected, source) = match opened {
-        Some(Ok(sampler)) => with_sampler(recording, clock, &mut tracker, sampler, &mut progress)?,
-        Some(Err(error)) if !is_auto => {
+        Some(Ok(sampler)) => with_sampler(
+            recording,
+            clock,
+            &mut tracker,
+            sampler,
+            machines,
+            &mut progress,
+        )?,
+        Some(Err(error)) if !may_ask_endpoint => {
             return Err(RecordError::Sampler(error));
         }
         refused => {
@@ -186,17 +206,167 @@ fn has_endpoint(recording: &Recording, processes: &[Process]) -> Result<bool, Re
     Ok(runtime()?.block_on(found).is_some())
 }
 
+/// Java virtual machines that record themselves meanwhile.
+struct Machines {
+    runtime: tokio::runtime::Runtime,
+    claims: Claims,
+    followed: Vec<Followed>,
+    /// Signals that end this; listened to only while there is something to be
+    /// stopped.
+    ends: Vec<Signal>,
+}
+
+impl Machines {
+    /// Starts the recordings and offers to tell of them from the start;
+    /// machines that refuse are left to others.
+    fn start(
+        recording: &Recording,
+        clock: &dyn Clock,
+        claims: &Claims,
+        processes: &[Process],
+    ) -> Result<Self, RecordError> {
+        let mut machines = Self {
+            runtime: runtime()?,
+            claims: claims.clone(),
+            followed: Vec::new(),
+            ends: Vec::new(),
+        };
+        let allowed = match recording.wall.source {
+            WallSource::Off => Allowed::by(recording.cpu.source, recording.jvm.mode),
+            // No CPU is recorded then.
+            WallSource::Proc => None,
+        };
+        if !allowed.is_some_and(|allowed| allowed.jvm) {
+            return Ok(machines);
+        }
+        let plan = jvm::Plan {
+            with_cpu: true,
+            window: recording.length,
+            rate_hz: recording.cpu.rate_hz,
+            // Should this be ended before it has stopped them.
+            ends_after: Some(recording.length.saturating_add(JVM_ENDS_LATER)),
+        };
+        for pid in processes.iter().map(|process| process.pid) {
+            if !jvm::is_jvm(pid) {
+                continue;
+            }
+            machines.listen()?;
+            let starting = Followed::start(pid, plan, clock.now());
+            match machines.runtime.block_on(starting) {
+                Ok(followed) => {
+                    claims.offer(pid, UnixNanos::new(i64::MIN));
+                    machines.followed.push(followed);
+                }
+                Err(error) => {
+                    claims.refuse(pid);
+                    tracing::warn!(
+                        pid,
+                        error = &error as &dyn std::error::Error,
+                        "java virtual machine does not record itself: trying perf events"
+                    );
+                }
+            }
+        }
+        Ok(machines)
+    }
+
+    fn listen(&mut self) -> Result<(), RecordError> {
+        if self.ends.is_empty() {
+            let _within = self.runtime.enter();
+            for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+                self.ends.push(signal(kind).map_err(RecordError::Runtime)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a signal came that ends this.
+    fn is_told_to_end(&mut self) -> bool {
+        let [interrupt, terminate] = &mut self.ends[..] else {
+            return false;
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => true,
+                _ = terminate.recv() => true,
+                // Signals come in only while this waits.
+                () = tokio::time::sleep(Duration::from_millis(1)) => false,
+            }
+        })
+    }
+
+    /// What is told begins at `start`, which is now.
+    fn begin(&mut self, start: UnixNanos) -> Result<(), RecordError> {
+        for followed in &mut self.followed {
+            self.runtime.block_on(followed.begin(start))?;
+        }
+        Ok(())
+    }
+
+    /// Fetches what was recorded of machines whose CPU nobody else sampled, and
+    /// stops.
+    fn finish(mut self, window: Window) -> Result<Option<Collected>, RecordError> {
+        let mut sum: Option<Collected> = None;
+        let mut failure = None;
+        for mut followed in std::mem::take(&mut self.followed) {
+            let pid = followed.pid();
+            let cpu = match self.claims.is_granted(pid) {
+                true => Cpu::Told,
+                false => Cpu::ToldByOthers,
+            };
+            let (taken, stopped) = self.runtime.block_on(async {
+                let taken = followed.take(window.end(), cpu).await;
+                (taken, followed.stop().await)
+            });
+            if let Err(error) = stopped {
+                tracing::warn!(pid, %error, "recording not stopped");
+            }
+            match taken {
+                Ok(taken) => {
+                    for cpu in taken.into_iter().filter(Collected::is_cpu) {
+                        match &mut sum {
+                            Some(sum) => sum.add(cpu),
+                            None => sum = Some(cpu),
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(pid, %error, "nothing recorded of a java virtual machine");
+                    failure = Some(error);
+                }
+            }
+        }
+        match (sum, failure) {
+            (None, Some(error)) => Err(error.into()),
+            (sum, _) => Ok(sum),
+        }
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        for followed in std::mem::take(&mut self.followed) {
+            let pid = followed.pid();
+            if let Err(error) = self.runtime.block_on(followed.stop()) {
+                tracing::warn!(pid, %error, "recording not stopped");
+            }
+        }
+    }
+}
+
 fn with_sampler(
     recording: &Recording,
     clock: &dyn Clock,
     tracker: &mut Tracker,
     mut sampler: Box<dyn CpuSampler>,
+    mut machines: Machines,
     progress: &mut impl FnMut(Duration),
 ) -> Result<(Collected, &'static str), RecordError> {
     let start = clock.now();
     let begun = Instant::now();
+    machines.begin(start)?;
     let mut next_scan = begun + SCAN_EVERY;
-    while begun.elapsed() < recording.length && !tracker.is_over() {
+    while begun.elapsed() < recording.length && !tracker.is_over() && !machines.is_told_to_end() {
         let left = recording.length.saturating_sub(begun.elapsed());
         if sampler.has_targets() {
             sampler
@@ -225,7 +395,11 @@ fn with_sampler(
     }
     let window = Window::new(start, start.saturating_add(begun.elapsed()))?;
     let source = sampler.source();
-    Ok((sampler.collect(window), source))
+    let mut collected = sampler.collect(window);
+    if let Some(of_machines) = machines.finish(window)? {
+        collected.add(of_machines);
+    }
+    Ok((collected, source))
 }
 
 fn with_endpoint(

@@ -2,11 +2,12 @@
 //!
 //! Start: the spool is opened (a wrong folder or address ends the run before
 //! anything is touched), then the command is started if there is one, then the
-//! shipper, the assembling task, the endpoint source and the observer thread.
+//! shipper, the assembling task, the endpoint and the JVM source, and the
+//! observer thread.
 //!
 //! Stop, on SIGTERM, SIGINT, or the end of the target:
-//! 1. the observer and the endpoint source stop; each gives what it has of its
-//!    last window and closes its queue;
+//! 1. the observer and the other sources stop; each gives what it has of its
+//!    last window and closes its queue, and recordings of JVMs are ended;
 //! 2. the assembling task ends when both queues are closed and empty, with all
 //!    profiles in the spool;
 //! 3. the shipper is told to stop and tries to empty the spool for
@@ -32,12 +33,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::assemble::{Accounted, Assembler};
-use crate::config::{Config, ConfigError, CpuSource, EndpointChoice};
+use crate::config::{Config, ConfigError, CpuSource, EndpointChoice, JvmMode};
 use crate::doctor;
 use crate::observe::{Observation, Observer, Outlets};
 use crate::ship::{HelloInfo, ShipConfig, ShipError, run_shipper};
-use crate::source::claim::Claim;
 use crate::source::endpoint::{EndpointError, EndpointSource, Plan, TargetState};
+use crate::source::jvm::{self, JvmSource};
+use crate::source::route::{Allowed, Claims};
 use crate::source::{Collected, cpu_sampler, wall_sampler};
 use crate::spool::{Spool, SpoolError};
 use crate::target::{Selection, TargetError};
@@ -46,6 +48,8 @@ use crate::target::{Selection, TargetError};
 const MAX_WAITING: usize = 16;
 /// Windows whose accounting is remembered for profiles that arrive late.
 const HISTORY: usize = 64;
+/// Time allowed to find out what can be sampled, before sampling begins.
+const EXAMINE_TIME: Duration = Duration::from_secs(20);
 /// Exit code of a shell for a command that was ended by a signal.
 const SIGNAL_EXIT: i32 = 128;
 
@@ -115,12 +119,26 @@ impl Config {
             choice: self.endpoint.url.clone(),
             with_cpu: match self.cpu.source {
                 CpuSource::Auto | CpuSource::Endpoint => true,
-                CpuSource::Perf | CpuSource::Python | CpuSource::Proc | CpuSource::Off => false,
+                CpuSource::Perf
+                | CpuSource::Python
+                | CpuSource::Jvm
+                | CpuSource::Proc
+                | CpuSource::Off => false,
             },
             window: self.window.length,
             cpu_length: self.endpoint.cpu_length,
             cpu_every: self.endpoint.cpu_every,
             snapshot_every: self.endpoint.snapshot_every,
+        }
+    }
+
+    fn jvm_plan(&self) -> jvm::Plan {
+        jvm::Plan {
+            with_cpu: Allowed::by(self.cpu.source, self.jvm.mode)
+                .is_some_and(|allowed| allowed.jvm),
+            window: self.window.length,
+            rate_hz: self.cpu.rate_hz,
+            ends_after: None,
         }
     }
 
@@ -269,13 +287,15 @@ pub async fn run(
     };
     let examined = {
         let config = config.clone();
-        tokio::task::spawn_blocking(move || doctor::examine_host(&config)).await
+        let examining = tokio::task::spawn_blocking(move || doctor::examine_host(&config));
+        // Files of the target are looked at, which may not answer.
+        tokio::time::timeout(EXAMINE_TIME, examining).await
     };
     let mut assembler = Assembler::new(
         config.label_set()?,
         1_000_000_000 / u64::from(config.cpu.rate_hz.max(1)),
     );
-    if let Ok(report) = examined {
+    if let Ok(Ok(report)) = examined {
         assembler.name_service(&report.target_name);
         ship.hello.capabilities = report.capabilities();
         ship.hello.labels = assembler.labels();
@@ -286,14 +306,14 @@ pub async fn run(
     let (observations, from_observer) = mpsc::channel(MAX_WAITING);
     let (yields, from_endpoint) = mpsc::channel(MAX_WAITING);
     let (target, target_state) = watch::channel(TargetState::default());
+    let claims = Claims::default();
     let outlets = Outlets {
         target,
         observations,
     };
-    let claim = Claim::default();
     let observer = Observer::new(
         config.selection()?,
-        cpu_sampler(&config.cpu, claim.clone()),
+        cpu_sampler(&config.cpu, config.jvm.mode, claims.clone()),
         config.window.length,
         Arc::clone(&clock),
         outlets,
@@ -313,14 +333,30 @@ pub async fn run(
         assembler,
         samples_cpu: config.cpu.source != CpuSource::Off,
         history: VecDeque::new(),
+        claims: claims.clone(),
         spool,
     };
     tasks.spawn(batches.run(from_observer, from_endpoint));
+    match config.jvm.mode {
+        JvmMode::Off => {}
+        JvmMode::Auto => {
+            let (target, yields) = (target_state.clone(), yields.clone());
+            let source = JvmSource::new(
+                config.jvm_plan(),
+                Arc::clone(&clock),
+                target,
+                yields,
+                claims.clone(),
+            );
+            let started = source.start(stop_sources.clone());
+            tasks.spawn(started.map_err(RunError::Setup)?);
+        }
+    }
     if config.endpoint.url == EndpointChoice::Off {
         drop(yields);
     } else {
         let source =
-            EndpointSource::new(config.plan(), clock, target_state, yields)?.claiming(claim);
+            EndpointSource::new(config.plan(), clock, target_state, yields)?.claiming(claims);
         tasks.spawn(source.run(stop_sources.clone()));
     }
     let over = CancellationToken::new();
@@ -375,6 +411,8 @@ struct Batches {
     assembler: Assembler,
     samples_cpu: bool,
     history: VecDeque<(Window, Accounted)>,
+    /// Whose CPU comes a little later than the rest of a window.
+    claims: Claims,
     spool: Arc<Spool>,
 }
 
@@ -385,6 +423,8 @@ impl Batches {
         mut endpoint: mpsc::Receiver<Vec<Collected>>,
     ) {
         let mut waiting: Vec<Collected> = Vec::new();
+        // A window whose CPU has not come from everywhere; until the next one.
+        let mut held: Option<Observation> = None;
         loop {
             // Both arms wait; closed queues disable theirs.
             tokio::select! {
@@ -392,12 +432,24 @@ impl Batches {
                     while let Ok(more) = endpoint.try_recv() {
                         waiting.extend(more);
                     }
+                    if let Some(earlier) = held.take() {
+                        let profiles = self.window(earlier, std::mem::take(&mut waiting));
+                        self.append(profiles).await;
+                    }
+                    if self.is_incomplete(&observation, &waiting) {
+                        held = Some(observation);
+                        continue;
+                    }
                     let profiles = self.window(observation, std::mem::take(&mut waiting));
                     self.append(profiles).await;
                 }
                 Some(collected) = endpoint.recv() => {
                     // Profiles whose window is still open wait for its facts.
                     waiting.extend(collected);
+                    if let Some(whole) = held.take_if(|held| !self.is_incomplete(held, &waiting)) {
+                        let profiles = self.window(whole, std::mem::take(&mut waiting));
+                        self.append(profiles).await;
+                    }
                     let is_late = |c: &Collected| self.is_accounted(&c.window);
                     let (late, early) = waiting.drain(..).partition(is_late);
                     waiting = early;
@@ -407,13 +459,34 @@ impl Batches {
                 else => break,
             }
         }
+        if let Some(last) = held {
+            let profiles = self.window(last, std::mem::take(&mut waiting));
+            self.append(profiles).await;
+        }
         let profiles = self.late(waiting);
         self.append(profiles).await;
     }
 
+    /// Whether CPU of the window is still to come.
+    fn is_incomplete(&self, observation: &Observation, waiting: &[Collected]) -> bool {
+        let window = observation.window;
+        let mut come = waiting.iter();
+        self.claims.tells_any(window.start()) && !come.any(|c| c.window == window && c.is_cpu())
+    }
+
     /// Profiles of one window and of everything that came with it.
-    fn window(&mut self, observation: Observation, mut others: Vec<Collected>) -> Vec<Profile> {
+    fn window(&mut self, mut observation: Observation, others: Vec<Collected>) -> Vec<Profile> {
         self.assembler.name_service(&observation.name);
+        // One profile of CPU for each window, so that its facts count once.
+        let window = observation.window;
+        let is_of_window = |c: &Collected| c.window == window && c.is_cpu();
+        let (cpu, mut others): (Vec<_>, Vec<_>) = others.into_iter().partition(is_of_window);
+        for cpu in cpu {
+            match &mut observation.collected {
+                Some(sum) => sum.add(cpu),
+                None => observation.collected = Some(cpu),
+            }
+        }
         let accounted = Accounted {
             usage: observation.usage,
             watched: observation.watched,

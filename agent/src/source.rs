@@ -8,31 +8,34 @@
 //! - [`python`] does so for CPython programs, and shows their functions;
 //! - [`endpoint`] asks a Go program's `/debug/pprof` for CPU, heap, goroutines,
 //!   mutex, block and thread creation;
+//! - [`jvm`] lets Java virtual machines record themselves: CPU, allocations and
+//!   waits for locks;
 //! - [`proc`] tells how much CPU each thread used where nothing better works,
 //!   and what threads wait for.
 //!
-//! [`route`] chooses between those from outside for each process.
-//! [`crate::observe`] prefers the first two for CPU wherever they work, so that
-//! the endpoint's only CPU profile is left to people. What the endpoint gives
-//! [`proc`] leaves out ([`claim`]).
+//! [`route`] chooses between [`perf`], [`python`], [`jvm`] and [`proc`] for the
+//! CPU of each process. [`crate::observe`] prefers the first three wherever they
+//! work, so that the endpoint's only CPU profile is left to people. What the
+//! endpoint gives [`proc`] leaves out. Sources that work beside the router tell
+//! it so by its [`Claims`].
 
 use std::fmt;
 use std::time::Duration;
 
 use proto::profile::Column;
 use proto::stack::Stack;
+use proto::value_type::ProfileType;
 use proto::window::Window;
 
-use crate::config::{CpuConfig, CpuSource, WallConfig, WallSource};
-use claim::Claim;
+use crate::config::{CpuConfig, JvmMode, WallConfig, WallSource};
 use perf::PerfOptions;
 use proc::{ThreadCpuOptions, WallOptions, WallSampler};
 use python::PythonOptions;
-use route::{Allowed, RouteOptions, Router};
-
-pub mod claim;
+use route::{Allowed, Claims, RouteOptions, Router};
 
 pub mod endpoint;
+
+pub mod jvm;
 
 mod pace;
 
@@ -46,6 +49,8 @@ pub mod route;
 
 /// Name of the source [`proc`].
 pub const PROC: &str = "proc";
+/// Name of the root of a stack whose own root is missing.
+pub(crate) const TRUNCATED: &str = "[truncated]";
 
 /// Samples of one set of sample labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +79,41 @@ pub struct Collected {
     pub samples_count: u64,
     /// The samples, one group per set of sample labels.
     pub groups: Vec<SampleGroup>,
+}
+
+impl Collected {
+    /// What holds nothing of `window`.
+    pub fn nothing(window: Window) -> Self {
+        Self {
+            window,
+            observed_ns: 0,
+            lost_samples: 0,
+            dropped_labels: 0,
+            samples_count: 0,
+            groups: Vec::new(),
+        }
+    }
+
+    /// Adds `other`, of the same window and the same kind of profile.
+    pub fn add(&mut self, mut other: Self) {
+        self.lost_samples = self.lost_samples.saturating_add(other.lost_samples);
+        self.dropped_labels = self.dropped_labels.saturating_add(other.dropped_labels);
+        self.samples_count = self.samples_count.saturating_add(other.samples_count);
+        // Zero means all of it.
+        self.observed_ns = match (self.observed_ns, other.observed_ns) {
+            (0, _) | (_, 0) => 0,
+            (a, b) => a.max(b),
+        };
+        other.groups.retain(|group| !group.stacks.is_empty());
+        self.groups.append(&mut other.groups);
+    }
+
+    /// Whether it is a profile of CPU.
+    pub fn is_cpu(&self) -> bool {
+        let cpu = ProfileType::cpu();
+        let mut columns = self.groups.iter().flat_map(|group| &group.columns);
+        columns.any(|column| column.profile_type == cpu)
+    }
 }
 
 /// Why a sampler cannot go on, in the words of its source.
@@ -124,33 +164,27 @@ pub trait CpuSampler: fmt::Debug {
 pub type OpenSampler = Box<dyn FnMut(&[i32]) -> Result<Box<dyn CpuSampler>, SamplerError> + Send>;
 
 /// Returns how CPU is sampled from outside by this configuration; nothing when
-/// it is not. While `claim` holds the last resort leaves CPU to the endpoint.
-pub fn cpu_sampler(config: &CpuConfig, claim: Claim) -> Option<OpenSampler> {
-    let allowed = match config.source {
-        CpuSource::Endpoint | CpuSource::Off => return None,
-        CpuSource::Auto => Allowed::Both,
-        CpuSource::Perf => Allowed::Perf,
-        CpuSource::Python => Allowed::Python,
-        CpuSource::Proc => Allowed::Proc,
-    };
+/// it is not. `claims` are shared with those who record Java virtual machines
+/// and with the endpoint.
+pub fn cpu_sampler(cpu: &CpuConfig, jvm: JvmMode, claims: Claims) -> Option<OpenSampler> {
     let options = RouteOptions {
-        allowed,
+        allowed: Allowed::by(cpu.source, jvm)?,
         perf: PerfOptions {
-            rate_hz: config.rate_hz,
-            stack_bytes: config.stack_bytes,
+            rate_hz: cpu.rate_hz,
+            stack_bytes: cpu.stack_bytes,
         },
         python: PythonOptions {
-            looks_hz: config.python_rate_hz,
-            rate_hz: config.rate_hz,
+            looks_hz: cpu.python_rate_hz,
+            rate_hz: cpu.rate_hz,
             ..PythonOptions::default()
         },
         proc: ThreadCpuOptions {
-            rate_hz: config.rate_hz,
+            rate_hz: cpu.rate_hz,
             ..ThreadCpuOptions::default()
         },
     };
     Some(Box::new(move |pids| {
-        let router = Router::open(pids, options)?.beside(claim.clone());
+        let router = Router::open(pids, options, claims.clone())?;
         Ok(Box::new(router))
     }))
 }

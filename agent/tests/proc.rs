@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use agent::source::claim::Claim;
 use agent::source::perf::PerfOptions;
 use agent::source::proc::{OTHER, ThreadCpu, ThreadCpuOptions, Told, WallOptions, WallSampler};
 use agent::source::python::PythonOptions;
-use agent::source::route::{Allowed, RouteOptions, Router};
+use agent::source::route::{Allowed, Claims, RouteOptions, Router};
 use agent::source::{Collected, CpuSampler};
 use agent::spool::Spool;
 use prost::Message;
@@ -126,14 +125,21 @@ fn window() -> Window {
     Window::from_start(UnixNanos::new(0), 10_000_000_000).unwrap()
 }
 
-fn router(pid: i32, allowed: Allowed) -> Router {
+const ONLY_PROC: Allowed = Allowed {
+    python: false,
+    jvm: false,
+    perf: false,
+    proc: true,
+};
+
+fn router(pid: i32, claims: Claims) -> Router {
     let options = RouteOptions {
-        allowed,
+        allowed: ONLY_PROC,
         perf: PerfOptions::default(),
         python: PythonOptions::default(),
         proc: ThreadCpuOptions::default(),
     };
-    Router::open(&[pid], options).unwrap()
+    Router::open(&[pid], options, claims).unwrap()
 }
 
 /// Names of a stack, root first.
@@ -275,7 +281,7 @@ fn assert_shares(seen: &Seen) {
 fn kinds_of_threads_have_their_share_of_the_cpu_time() {
     let workshop = Workshop::new();
     let target = workshop.start(&["steady"]);
-    let mut router = router(target.pid(), Allowed::Proc);
+    let mut router = router(target.pid(), Claims::default());
     assert_eq!(router.source(), "proc");
     assert!(router.has_targets() && router.misses_some());
     let accounted = account(&mut router, &target, 3.0);
@@ -289,7 +295,7 @@ fn kinds_of_threads_have_their_share_of_the_cpu_time() {
 fn threads_that_come_and_go_make_up_the_process_s_total() {
     let workshop = Workshop::new();
     let target = workshop.start(&["churn"]);
-    let mut router = router(target.pid(), Allowed::Proc);
+    let mut router = router(target.pid(), Claims::default());
     let accounted = account(&mut router, &target, 2.0);
     accounted.assert_total();
     let seen = &accounted.seen;
@@ -300,14 +306,14 @@ fn threads_that_come_and_go_make_up_the_process_s_total() {
 fn what_the_endpoint_gives_is_left_to_it() {
     let workshop = Workshop::new();
     let target = workshop.start(&["steady"]);
-    let claim = Claim::default();
-    let mut router = router(target.pid(), Allowed::Proc).beside(claim.clone());
+    let claims = Claims::default();
+    let mut router = router(target.pid(), claims.clone());
     assert!(!router.leaves_all());
-    claim.make();
+    claims.claim_for_endpoint();
     assert!(router.leaves_all() && router.misses_some());
     let accounted = account(&mut router, &target, 0.2);
     assert_eq!(accounted.seen.total(), 0.0, "{:?}", accounted.seen);
-    claim.give_up();
+    claims.give_up_for_endpoint();
     account(&mut router, &target, 0.5).assert_total();
 }
 
@@ -315,7 +321,7 @@ fn what_the_endpoint_gives_is_left_to_it() {
 fn a_program_that_ends_leaves_what_it_used() {
     let workshop = Workshop::new();
     let mut target = workshop.start(&["steady"]);
-    let mut router = router(target.pid(), Allowed::Proc);
+    let mut router = router(target.pid(), Claims::default());
     let before = target.cpu_seconds();
     while target.cpu_seconds() < before + 0.3 {
         router.poll(Duration::from_millis(10)).unwrap();
@@ -474,7 +480,7 @@ fn cost_permille(workshop: &Workshop, threads: &str, seconds: f64) -> (f64, f64)
     let mut costs = [0.0; 2];
     let mut wall = WallSampler::new(WallOptions::default());
     wall.add_process(target.pid()).unwrap();
-    let mut router = router(target.pid(), Allowed::Proc);
+    let mut router = router(target.pid(), Claims::default());
     let samplers: [&mut dyn CpuSampler; 2] = [&mut router, &mut wall];
     for (sampler, cost) in samplers.into_iter().zip(&mut costs) {
         let (begun, before) = (Instant::now(), own_cpu_seconds());

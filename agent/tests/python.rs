@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use agent::source::perf::PerfOptions;
 use agent::source::proc::ThreadCpuOptions;
 use agent::source::python::{PythonError, PythonOptions, PythonSampler, probe};
-use agent::source::route::{Allowed, RouteOptions, Router};
+use agent::source::route::{Allowed, Claims, RouteOptions, Router};
 use agent::source::{Collected, CpuSampler};
 use proto::pprof::Pprof;
 use proto::stack::{FrameKind, Stack};
@@ -171,6 +171,13 @@ fn sample(router: &mut Router, wanted: i64) -> Seen {
     seen
 }
 
+const ALL: Allowed = Allowed {
+    python: true,
+    jvm: true,
+    perf: true,
+    proc: true,
+};
+
 fn route(pids: &[i32], allowed: Allowed) -> Router {
     let options = RouteOptions {
         allowed,
@@ -178,7 +185,7 @@ fn route(pids: &[i32], allowed: Allowed) -> Router {
         python: EAGER,
         proc: ThreadCpuOptions::default(),
     };
-    Router::open(pids, options).unwrap()
+    Router::open(pids, options, Claims::default()).unwrap()
 }
 
 /// CPU time of a process by the kernel's accounting, in seconds.
@@ -335,7 +342,7 @@ fn python_is_sampled_beside_other_programs_and_counted_once() {
     let child = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", target.pid()));
     let child: i32 = child.unwrap().trim().parse().unwrap();
     // The shell first, so that its child inherits what samples it.
-    let mut router = route(&[target.pid()], Allowed::Both);
+    let mut router = route(&[target.pid()], ALL);
     assert_eq!(router.source(), "perf");
     router.add_process(child).unwrap();
     assert_eq!(router.source(), "perf and python");
@@ -363,7 +370,7 @@ fn a_shell_that_becomes_python_is_followed() {
             .arg(program("shares.py"))
             .arg(&flag),
     );
-    let mut router = route(&[target.pid()], Allowed::Both);
+    let mut router = route(&[target.pid()], ALL);
     assert_eq!(router.source(), "perf");
     std::fs::write(&flag, "").unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -378,25 +385,54 @@ fn a_shell_that_becomes_python_is_followed() {
 }
 
 #[test]
-fn what_is_no_python_is_left_to_perf() {
-    let target =
-        Target::start(Command::new("/bin/sh").args(["-c", "echo ready; while :; do :; done"]));
-    let mut router = route(&[target.pid()], Allowed::Both);
-    assert_eq!(router.source(), "perf");
-    let seen = sample(&mut router, 20);
-    assert_eq!(seen.share(|stack| stack[0].kind == FrameKind::Python), 0.0);
+fn python_that_holds_a_java_machine_counts_once() {
+    let target = Target::python("shares.py");
+    let claims = Claims::default();
     let options = RouteOptions {
-        allowed: Allowed::Python,
+        allowed: ALL,
         perf: PerfOptions::default(),
         python: EAGER,
         proc: ThreadCpuOptions::default(),
     };
-    let refused = Router::open(&[target.pid()], options).unwrap_err();
+    // The flight recorder could tell its CPU, too.
+    claims.offer(target.pid(), UnixNanos::new(0));
+    let mut router = Router::open(&[target.pid()], options, claims.clone()).unwrap();
+    let seen = sample(&mut router, 20);
+    assert!(seen.share(|stack| has(stack, "descend")) > 0.9);
+    assert!(!claims.is_granted(target.pid()));
+}
+
+#[test]
+fn what_is_no_python_is_left_to_perf() {
+    let target =
+        Target::start(Command::new("/bin/sh").args(["-c", "echo ready; while :; do :; done"]));
+    let mut router = route(&[target.pid()], ALL);
+    assert_eq!(router.source(), "perf");
+    let seen = sample(&mut router, 20);
+    assert_eq!(seen.share(|stack| stack[0].kind == FrameKind::Python), 0.0);
+    let options = RouteOptions {
+        allowed: Allowed {
+            jvm: false,
+            perf: false,
+            proc: false,
+            ..ALL
+        },
+        perf: PerfOptions::default(),
+        python: EAGER,
+        proc: ThreadCpuOptions::default(),
+    };
+    let refused = Router::open(&[target.pid()], options, Claims::default()).unwrap_err();
     assert!(refused.to_string().contains("does not run CPython"));
 
     // A person who wants perf events has them.
     let python = Target::python("shares.py");
-    let mut router = route(&[python.pid()], Allowed::Perf);
+    let only_perf = Allowed {
+        python: false,
+        jvm: false,
+        proc: false,
+        ..ALL
+    };
+    let mut router = route(&[python.pid()], only_perf);
     assert_eq!(router.source(), "perf");
     let seen = sample(&mut router, 20);
     assert_eq!(seen.share(|stack| stack[0].kind == FrameKind::Python), 0.0);
@@ -439,7 +475,7 @@ fn a_program_in_another_mount_namespace_is_sampled() {
     );
     let exe = std::fs::read_link(format!("/proc/{}/exe", target.pid())).unwrap();
     assert!(exe.starts_with(folder.path()) && !exe.exists(), "{exe:?}");
-    let mut router = route(&[target.pid()], Allowed::Both);
+    let mut router = route(&[target.pid()], ALL);
     assert_eq!(router.source(), "python");
     let seen = sample(&mut router, 100);
     let hot = seen.share(|stack| &*stack[0].function == "hot");

@@ -6,7 +6,7 @@
 //! collector as a process of its own with a clock that it is told, [`http`] and
 //! [`compare`] ask it. [`kills`] ends it suddenly, by way of [`fatal`], and sees
 //! that nothing is lost. [`rows`] holds the measurements of `bench-store`, one
-//! file each; [`pyroscope`] drives any server of that protocol with the same
+//! file each; [`anomaly`] those of `bench-anomaly`; [`pyroscope`] drives any server of that protocol with the same
 //! windows. The same seed gives the same profiles on every machine.
 //!
 //! Everything here is part of programs that a person runs, so failures are
@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod alias;
+pub mod anomaly;
 pub mod child;
 pub mod compare;
 pub mod corpus;

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use proto::pb::tepui as pb;
 use proto::pb::tepui::admin_server::Admin;
 use proto::status::{Kind, chain};
+use proto::window::Clock;
 use tonic::{Request, Response, Status};
 use tracing::info;
 
+use crate::alert::Alerts;
 use crate::auth::Principal;
 use crate::backup::Backups;
 use crate::deletion::Deletion;
@@ -19,14 +21,23 @@ use crate::query::{QueryError, ServiceName};
 pub struct AdminService {
     backups: Arc<Backups>,
     deletion: Arc<Deletion>,
+    alerts: Arc<Alerts>,
+    clock: Arc<dyn Clock>,
 }
 
 impl AdminService {
-    /// Returns the service that makes `backups` and deletes services.
-    pub fn new(backups: Backups, deletion: Arc<Deletion>) -> Self {
+    /// Returns the service that makes `backups`, deletes services and acknowledges alerts.
+    pub fn new(
+        backups: Backups,
+        deletion: Arc<Deletion>,
+        alerts: Arc<Alerts>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             backups: Arc::new(backups),
             deletion,
+            alerts,
+            clock,
         }
     }
 }
@@ -69,6 +80,29 @@ impl Admin for AdminService {
             folder,
             bytes: made.bytes,
         }))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<pb::AcknowledgeRequest>,
+    ) -> Result<Response<pb::AcknowledgeResponse>, Status> {
+        let tenant = tenant(&request)?;
+        let pb::AcknowledgeRequest { id, note } = request.into_inner();
+        let (alerts, now) = (Arc::clone(&self.alerts), self.clock.now());
+        let found = blocking(move || {
+            let known = alerts.acknowledge(&tenant, &id, &note, now);
+            let known = known.map_err(|error| error.kind().status(chain(&error)))?;
+            known.ok_or_else(|| {
+                let shown: String = id.chars().take(64).collect();
+                Kind::NotFound.status(format!(
+                    "no alert {shown:?} is pending, firing or stale; `collector anomalies` lists them"
+                ))
+            })
+        })
+        .await?;
+        let alert_json =
+            serde_json::to_string(&found).map_err(|error| Kind::Internal.status(chain(&error)))?;
+        Ok(Response::new(pb::AcknowledgeResponse { alert_json }))
     }
 
     async fn delete_service(

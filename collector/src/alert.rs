@@ -5,6 +5,7 @@
 //! pending. `machine` has the rules, `history` the baselines, `text` the
 //! sentence and the links.
 
+mod acknowledge;
 mod forget;
 mod history;
 mod machine;
@@ -16,16 +17,21 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use proto::window::UnixNanos;
+use proto::window::{UnixNanos, Window};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::detect::{Detector, Finding, Level};
-use crate::feature::{PathFrame, SeriesRow};
+use crate::detect::shift::baseline::Baseline;
+use crate::detect::shift::{ShiftSettings, ShiftState};
+use crate::detect::{Detector, Finding, Level, Severity};
+use crate::feature::coarse::Grain;
+use crate::feature::{PathFrame, SeriesRow, ServiceRow};
 use crate::hook::Queue;
 use crate::metrics::Metrics;
 use crate::query::ServiceName;
-use crate::store::{Change, StateStore, StoreError};
+use crate::store::memory::MemoryState;
+use crate::store::{Change, ServiceKey, StateStore, StoreError};
+pub use acknowledge::MAX_NOTE_BYTES;
 use history::History;
 use machine::{Outcome, Record, Rules, Sight, Step, Transition};
 
@@ -33,7 +39,9 @@ use machine::{Outcome, Record, Rules, Sight, Step, Transition};
 const ALERTS: &[u8] = b"alert/";
 /// Prefix of what is remembered of services.
 const HISTORIES: &[u8] = b"history/";
-/// Format of stored alerts and histories, their first byte.
+/// Prefix of what functions of services are off.
+const SHIFTS: &[u8] = b"shift/";
+/// Format of what is stored, its first byte.
 const FORMAT: u8 = 1;
 /// Alerts that are over and still shown; the oldest are forgotten.
 const MAX_CLOSED: usize = 1_000;
@@ -106,8 +114,10 @@ pub struct Alert {
     pub cores: f64,
     /// What the same path cost before, if anything is known of the time.
     pub baseline_cores: Option<f64>,
-    /// Share of samples that wait, 0 to 1.
-    pub wait_share: f64,
+    /// What happened, in a few words: a headline.
+    pub title: String,
+    /// Share of samples that wait, 0 to 1, where the alert is about that.
+    pub wait_share: Option<f64>,
     /// Share of channel operations that got something, 0 to 1, if there are any.
     pub progress_share: Option<f64>,
     /// Effective number of leaf functions.
@@ -116,6 +126,8 @@ pub struct Alert {
     pub throttled_share: f64,
     /// Heaviest leaf functions with their shares.
     pub top_leaves: Vec<(String, f64)>,
+    /// What the function cost before, where the alert is about that.
+    pub shift: Option<AlertShift>,
     /// Samples it rests on.
     pub samples: u64,
     /// Start of the first step of it, RFC 3339.
@@ -126,6 +138,10 @@ pub struct Alert {
     pub fired_at: Option<String>,
     /// When it resolved or ended, RFC 3339.
     pub resolved_at: Option<String>,
+    /// When a person said that they know of it, RFC 3339.
+    pub acknowledged_at: Option<String>,
+    /// What they noted, or `""`.
+    pub note: String,
     /// Version that ran when it began, or `""`.
     pub version: String,
     /// The version before that, or `""`.
@@ -136,6 +152,24 @@ pub struct Alert {
     pub summary: String,
     /// `query`, `flamegraph`, `pprof`.
     pub links: BTreeMap<String, String>,
+}
+
+/// How the cost of a function changed. Parts are of the CPU time that the service would
+/// take without the change, for the same work.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AlertShift {
+    /// Part that was expected.
+    pub before: f64,
+    /// Part that it takes now.
+    pub after: f64,
+    /// `after` by `before`, and the ends of its interval of 95 %; `None` when it is new.
+    pub ratio: Option<[f64; 3]>,
+    /// Whether the samples of what it calls count, too.
+    pub inclusive: bool,
+    /// CPU hours a day that it costs more, or less.
+    pub cpu_hours_a_day: f64,
+    /// Other functions that changed with it.
+    pub also: Vec<String>,
 }
 
 /// Which alerts a reader asks for.
@@ -164,6 +198,8 @@ impl AlertFilter {
 /// How alerts behave.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// Length of the steps that rows are of.
+    pub step: Duration,
     /// How long a finding lasts before it fires.
     pub hold: Duration,
     /// How long it must be gone before it resolves.
@@ -172,6 +208,8 @@ pub struct Settings {
     pub public_url: String,
     /// Whether transitions go to a hook.
     pub has_hook: bool,
+    /// When a function became dearer.
+    pub shift: ShiftSettings,
 }
 
 /// A service: tenant, namespace, name.
@@ -181,6 +219,7 @@ type Service = (String, String, String);
 struct State {
     records: BTreeMap<String, Record>,
     histories: BTreeMap<Service, History>,
+    shifts: BTreeMap<Service, ShiftState>,
 }
 
 /// Every alert of a collector.
@@ -188,7 +227,7 @@ struct State {
 pub struct Alerts {
     store: Arc<dyn StateStore>,
     settings: Settings,
-    detectors: Vec<Box<dyn Detector>>,
+    detectors: Arc<[Box<dyn Detector>]>,
     metrics: Arc<Metrics>,
     queue: Arc<Queue>,
     state: Mutex<State>,
@@ -211,9 +250,17 @@ fn alert_key(id: &str) -> Vec<u8> {
     [ALERTS, id.as_bytes()].concat()
 }
 
-fn history_key(service: &Service) -> Vec<u8> {
+fn service_key(prefix: &[u8], service: &Service) -> Vec<u8> {
     let (tenant, namespace, name) = service;
-    [HISTORIES, &stored(&(tenant, namespace, name))].concat()
+    [prefix, &stored(&(tenant, namespace, name))].concat()
+}
+
+fn history_key(service: &Service) -> Vec<u8> {
+    service_key(HISTORIES, service)
+}
+
+fn shift_key(service: &Service) -> Vec<u8> {
+    service_key(SHIFTS, service)
 }
 
 impl Alerts {
@@ -228,6 +275,31 @@ impl Alerts {
         detectors: Vec<Box<dyn Detector>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StoreError> {
+        Self::open_with(store, settings, detectors.into(), metrics)
+    }
+
+    /// Alerts that begin with nothing, by the same detectors with other settings, and
+    /// are kept nowhere.
+    ///
+    /// # Errors
+    ///
+    /// None, since nothing is read.
+    pub fn afresh(&self, change: impl FnOnce(&mut Settings)) -> Result<Self, StoreError> {
+        let mut settings = Settings {
+            has_hook: false,
+            ..self.settings.clone()
+        };
+        change(&mut settings);
+        let store = Arc::<MemoryState>::default();
+        Self::open_with(store, settings, Arc::clone(&self.detectors), Arc::default())
+    }
+
+    fn open_with(
+        store: Arc<dyn StateStore>,
+        settings: Settings,
+        detectors: Arc<[Box<dyn Detector>]>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StoreError> {
         let queue = Arc::new(Queue::open(Arc::clone(&store), Arc::clone(&metrics))?);
         let mut state = State::default();
         for (key, value) in store.scan(ALERTS)? {
@@ -237,6 +309,10 @@ impl Alerts {
         for (key, value) in store.scan(HISTORIES)? {
             let service = read(&key, key.get(HISTORIES.len()..).unwrap_or(&[]))?;
             state.histories.insert(service, read(&key, &value)?);
+        }
+        for (key, value) in store.scan(SHIFTS)? {
+            let service = read(&key, key.get(SHIFTS.len()..).unwrap_or(&[]))?;
+            state.shifts.insert(service, read(&key, &value)?);
         }
         let alerts = Self {
             store,
@@ -248,6 +324,11 @@ impl Alerts {
         };
         alerts.count_firing(&alerts.lock());
         Ok(alerts)
+    }
+
+    /// Length of the steps that rows are of.
+    pub fn step_length(&self) -> Duration {
+        self.settings.step
     }
 
     /// What the hook must still be told.
@@ -263,6 +344,7 @@ impl Alerts {
         let records = state.records.values();
         let firing = records
             .filter(|record| record.state == AlertState::Firing)
+            .filter(|record| record.severity() > Severity::Info)
             .count();
         self.metrics
             .alerts_firing
@@ -324,6 +406,59 @@ impl Alerts {
         self.keep(&mut state, next)
     }
 
+    /// Judges what a service spent on its functions over ten minutes, and over the hour
+    /// that ended with them. A row that was judged before changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if what came of it cannot be kept; it is judged anew with the next
+    /// row then.
+    pub fn observe_shifts(
+        &self,
+        key: &ServiceKey,
+        row: &ServiceRow,
+        hour: Option<&ServiceRow>,
+        baseline: Option<&Baseline>,
+        now: UnixNanos,
+    ) -> Result<(), StoreError> {
+        let settings = &self.settings.shift;
+        if !settings.is_enabled {
+            return Ok(());
+        }
+        let service: Service = (
+            key.tenant.clone(),
+            key.namespace.clone(),
+            key.service.clone(),
+        );
+        let mut state = self.lock();
+        let mut shifts = state.shifts.get(&service).cloned().unwrap_or_default();
+        if let Some(hour) = hour {
+            shifts.step(Grain::Hour, hour, baseline, settings);
+        }
+        let Some(active) = shifts.step(Grain::TenMinutes, row, baseline, settings) else {
+            return Ok(());
+        };
+        let findings = active.iter().map(|shift| Finding::of_shift(shift, row));
+        let mut shown: Shown = BTreeMap::new();
+        for finding in findings {
+            let id = row::identity(&service, finding.kind, &finding.identity);
+            shown.insert(id, BTreeMap::from([(0, finding)]));
+        }
+        let mut next = Next::default();
+        let history = state.histories.get(&service).cloned().unwrap_or_default();
+        let judged = Judged {
+            service: &service,
+            window: row.step,
+            instances: vec![(WHOLE.to_owned(), "")],
+            versions: vec![history.version()],
+            shown,
+            of_service: true,
+        };
+        self.judge(&state, &mut next, &judged, &history, now);
+        next.shifts.insert(service, shifts);
+        self.keep(&mut state, next)
+    }
+
     /// Judges the rows of one service in one step.
     fn step(
         &self,
@@ -346,7 +481,7 @@ impl Alerts {
             .map(|row| (row::instance(row), row.pod.as_str()))
             .collect();
         // Per alert: the strongest finding of each row that shows it.
-        let mut shown: BTreeMap<String, BTreeMap<usize, Finding>> = BTreeMap::new();
+        let mut shown: Shown = BTreeMap::new();
         let mut cores: BTreeMap<String, f64> = BTreeMap::new();
         for (place, row) in rows.iter().enumerate() {
             for finding in self
@@ -354,7 +489,7 @@ impl Alerts {
                 .iter()
                 .flat_map(|detector| detector.judge(row))
             {
-                let id = row::identity(row, finding.kind, &finding.identity);
+                let id = row::identity(service, finding.kind, &finding.identity);
                 *cores.entry(id.clone()).or_default() += finding.cores;
                 let strongest = shown.entry(id).or_default().entry(place);
                 strongest
@@ -366,15 +501,42 @@ impl Alerts {
                     .or_insert(finding);
             }
         }
+        let versions: Vec<&str> = rows.iter().map(|row| row.version.as_str()).collect();
+        let judged = Judged {
+            service,
+            window,
+            instances,
+            versions,
+            shown,
+            of_service: false,
+        };
+        self.judge(state, next, &judged, &history, now);
+        history.add(window, &judged.versions, &cores);
+        next.histories.insert(service.clone(), history);
+    }
+
+    /// Judges what the instances of a service show in one step.
+    fn judge(
+        &self,
+        state: &State,
+        next: &mut Next,
+        judged: &Judged<'_>,
+        history: &History,
+        now: UnixNanos,
+    ) {
+        let &Judged {
+            service, window, ..
+        } = judged;
         let mut records: Vec<Record> = current(state, next)
             .filter(|record| record.is_open())
+            .filter(|record| record.is_of_service() == judged.of_service)
             .filter(|record| {
                 let of = (&record.tenant, &record.namespace, &record.service);
                 of == (&service.0, &service.1, &service.2)
             })
             .cloned()
             .collect();
-        for (id, findings) in &shown {
+        for (id, findings) in &judged.shown {
             let is_open = records.iter().any(|record| record.id == *id);
             let begins = findings
                 .iter()
@@ -392,13 +554,15 @@ impl Alerts {
                 warn!(service = service.2, "alert not begun: too many are open");
                 continue;
             }
-            let Some(row) = rows.get(*place) else {
-                continue;
-            };
-            let mut record = Record::begin(id, row, finding);
+            // Rows of a service have one version.
+            let version = judged.versions.get(*place).copied().unwrap_or_default();
+            let mut record = Record::begin(id, service, version, finding);
             let earlier = current(state, next).find(|record| record.id == *id);
             record.follow(earlier.cloned());
-            record.baseline_cores = history.baseline(id, window.start());
+            record.baseline_cores = match &finding.shift {
+                Some(shift) => shift.cores.last().copied(),
+                None => history.baseline(id, window.start()),
+            };
             history
                 .version_before(&record.version)
                 .clone_into(&mut record.previous_version);
@@ -406,7 +570,8 @@ impl Alerts {
         }
         for record in records {
             let nothing = BTreeMap::new();
-            let seen = by_instance(&instances, shown.get(&record.id).unwrap_or(&nothing));
+            let findings = judged.shown.get(&record.id).unwrap_or(&nothing);
+            let seen = by_instance(&judged.instances, findings);
             let step = Step {
                 window,
                 now,
@@ -418,20 +583,25 @@ impl Alerts {
                         finding: finding.as_ref(),
                     })
                     .collect(),
-                may_fire: fired_today(state, next, service, now) < MAX_PER_DAY,
+                may_fire: record.severity() == Severity::Info
+                    || fired_today(state, next, service, now) < MAX_PER_DAY,
             };
-            let outcome = record.clone().advance(&step, self.rules());
+            let outcome = record.clone().advance(&step, self.rules(judged.of_service));
             next.take(&record, outcome);
         }
-        let versions: Vec<&str> = rows.iter().map(|row| row.version.as_str()).collect();
-        history.add(window, &versions, &cores);
-        next.histories.insert(service.clone(), history);
     }
 
-    fn rules(&self) -> Rules {
-        Rules {
-            hold: self.settings.hold,
-            keep: self.settings.keep,
+    /// How long things last. What is found in rows of ten minutes lasted already.
+    fn rules(&self, of_service: bool) -> Rules {
+        match of_service {
+            true => Rules {
+                hold: Duration::ZERO,
+                keep: Duration::ZERO,
+            },
+            false => Rules {
+                hold: self.settings.hold,
+                keep: self.settings.keep,
+            },
         }
     }
 
@@ -454,7 +624,7 @@ impl Alerts {
                 frame = record.evidence.anchor,
                 "alert changed"
             );
-            if self.settings.has_hook {
+            if self.settings.has_hook && record.severity() > Severity::Info {
                 let alert = text::view(record, &self.settings.public_url);
                 let resolved = matches!(transition, Transition::Resolved);
                 told.push(
@@ -475,6 +645,11 @@ impl Alerts {
                 changes.push((history_key(service), Some(stored(history))));
             }
         }
+        for (service, shifts) in &next.shifts {
+            if state.shifts.get(service) != Some(shifts) {
+                changes.push((shift_key(service), Some(stored(shifts))));
+            }
+        }
         if changes.is_empty() {
             return Ok(());
         }
@@ -486,6 +661,7 @@ impl Alerts {
             state.records.remove(id);
         }
         state.histories.extend(next.histories);
+        state.shifts.extend(next.shifts);
         self.count_firing(state);
         Ok(())
     }
@@ -497,6 +673,25 @@ struct Next {
     records: BTreeMap<String, Record>,
     gone: Vec<String>,
     histories: BTreeMap<Service, History>,
+    shifts: BTreeMap<Service, ShiftState>,
+}
+
+/// Per alert: the strongest finding of each row that shows it, by its place.
+type Shown = BTreeMap<String, BTreeMap<usize, Finding>>;
+
+/// The one instance of what is judged of a whole service.
+const WHOLE: &str = "service";
+
+/// What a service shows in one step.
+struct Judged<'a> {
+    service: &'a Service,
+    window: Window,
+    /// Name and pod of each instance that sent a row.
+    instances: Vec<(String, &'a str)>,
+    versions: Vec<&'a str>,
+    shown: Shown,
+    /// Whether the service is judged as a whole, and not its pods.
+    of_service: bool,
 }
 
 impl Next {
@@ -560,6 +755,7 @@ fn fired_today(state: &State, next: &Next, service: &Service, now: UnixNanos) ->
     let horizon = now.saturating_sub(DAY).get();
     current(state, next)
         .filter(|r| (&r.tenant, &r.namespace, &r.service) == (&service.0, &service.1, &service.2))
+        .filter(|r| r.severity() > Severity::Info)
         .flat_map(|r| r.fired_before.iter().chain(&r.fired_ns))
         .filter(|fired| **fired > horizon)
         .count()

@@ -23,6 +23,7 @@ pub mod status;
 mod table;
 mod tar;
 pub mod timeline;
+pub mod verdict;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,6 +53,8 @@ enum Verb {
     Query(query::Args),
     /// Compare two profiles of a service: what grew, what shrank
     Diff(diff::Args),
+    /// Judge a change: which functions became dearer, and how sure that is
+    Verdict(verdict::Args),
     /// Show a quantity over time
     Timeline(timeline::Args),
     /// List services with their state
@@ -112,15 +115,16 @@ impl From<crate::time_range::TimeRangeError> for CliError {
     }
 }
 
-/// Does what the command line says.
+/// Does what the command line says; the exit code is part of the answer of some verbs.
 ///
 /// # Errors
 ///
 /// [`CliError`] with a message for the user.
-pub async fn run(cli: Cli) -> Result<(), CliError> {
+pub async fn run(cli: Cli) -> Result<ExitCode, CliError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let now = clock.now();
-    match cli.verb {
+    let done = match cli.verb {
+        Verb::Verdict(args) => return verdict::run(args, now).await,
         Verb::Serve(args) => serve::run(args, clock).await,
         Verb::Query(args) => query::run(args, now).await,
         Verb::Diff(args) => diff::run(args, now).await,
@@ -135,5 +139,6 @@ pub async fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Backup(args) => backup::run(args).await,
         Verb::Restore(args) => restore::run(args).await,
         Verb::Delete(args) => delete::run(args).await,
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

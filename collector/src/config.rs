@@ -15,6 +15,7 @@ use config::{Environment, File, FileFormat};
 use serde::Deserialize;
 
 pub use self::store::{RetentionOverride, StoreConfig};
+use crate::detect::shift::ShiftSettings;
 
 /// Prefix of the collector's environment variables.
 pub const ENV_PREFIX: &str = "TEPUI__COLLECTOR";
@@ -82,6 +83,54 @@ pub struct DetectConfig {
     pub keep: Duration,
     /// Cores below which a spin is not reported.
     pub min_cores: f64,
+    /// How small a change of a function's cost is told.
+    pub functions: Sensitivity,
+}
+
+/// How small a change of a function's cost is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sensitivity {
+    /// None is.
+    Off,
+    /// From 7 % of the function and a quarter of a percent of the service on.
+    #[default]
+    Normal,
+    /// From 1.5 % of the function and 0.02 % of the service on, after hours: for
+    /// services of many pods.
+    High,
+}
+
+impl DetectConfig {
+    /// When a function became dearer.
+    pub fn shift(&self) -> ShiftSettings {
+        self.functions.settings()
+    }
+}
+
+impl Sensitivity {
+    /// The one that is called `word`.
+    pub fn named(word: &str) -> Option<Self> {
+        match word {
+            "off" => Some(Self::Off),
+            "normal" => Some(Self::Normal),
+            "high" => Some(Self::High),
+            _ => None,
+        }
+    }
+
+    /// When a function became dearer.
+    pub fn settings(self) -> ShiftSettings {
+        let settings = ShiftSettings::default();
+        match self {
+            Self::Off => ShiftSettings {
+                is_enabled: false,
+                ..settings
+            },
+            Self::Normal => settings,
+            Self::High => settings.sensitive(),
+        }
+    }
 }
 
 /// Where alerts are sent.
@@ -126,6 +175,7 @@ impl Default for DetectConfig {
             hold: Duration::from_secs(300),
             keep: Duration::from_secs(300),
             min_cores: 0.5,
+            functions: Sensitivity::default(),
         }
     }
 }
@@ -447,6 +497,7 @@ mod tests {
             "for",
             "keep",
             "min_cores",
+            "functions",
             "url",
             "timeout",
             "enabled",

@@ -4,13 +4,16 @@
 //! of it then, is left to [`crate::alert`].
 
 pub mod catalogue;
+pub mod shift;
 pub mod spin;
 
 use std::fmt;
 
+use proto::stack::FrameKind;
 use proto::window::Window;
 
-use crate::feature::{PathFrame, SeriesRow};
+use self::shift::Shift;
+use crate::feature::{PathFrame, SeriesRow, ServiceRow};
 
 /// What kind of trouble a finding is.
 #[derive(
@@ -20,13 +23,71 @@ use crate::feature::{PathFrame, SeriesRow};
 pub enum FindingKind {
     /// CPU time that only asks whether waiting is over.
     Spin,
+    /// A function takes more CPU time for the same work.
+    Regression,
+    /// A function takes less CPU time for the same work.
+    Improvement,
+    /// A function that took none takes much CPU time.
+    NewHotFunction,
+    /// A function has been taking more from day to day.
+    Drift,
+}
+
+/// How bad a kind of finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Good to know; nobody is told.
+    Info,
+    /// Somebody should look at it today.
+    Warning,
+    /// Somebody should look at it now.
+    Critical,
+}
+
+impl Severity {
+    /// The word that the API and labels use; never changes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
 }
 
 impl FindingKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Spin,
+        Self::Regression,
+        Self::Improvement,
+        Self::NewHotFunction,
+        Self::Drift,
+    ];
+
     /// The word that the API, labels and identities use; never changes.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Spin => "spin",
+            Self::Regression => "regression",
+            Self::Improvement => "improvement",
+            Self::NewHotFunction => "new_hot_function",
+            Self::Drift => "drift",
+        }
+    }
+
+    /// The kind that a word means.
+    pub fn named(word: &str) -> Option<Self> {
+        let mut kinds = Self::ALL.into_iter();
+        kinds.find(|kind| kind.name() == word)
+    }
+
+    /// How bad it is.
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::Spin => Severity::Critical,
+            Self::Regression | Self::NewHotFunction => Severity::Warning,
+            Self::Improvement | Self::Drift => Severity::Info,
         }
     }
 }
@@ -74,6 +135,35 @@ pub struct Finding {
     pub top_leaves: Vec<(String, f64)>,
     /// Share of the step for which the cgroup was throttled, 0 to 1.
     pub throttled_share: f64,
+    /// What a function cost before, where the finding is about that.
+    pub shift: Option<Shift>,
+}
+
+impl Finding {
+    /// What a function that changed shows in `row`. Its cores are those that it takes now.
+    pub fn of_shift(shift: &Shift, row: &ServiceRow) -> Self {
+        let [cores, _] = shift.cores;
+        Self {
+            kind: shift.kind,
+            level: Level::Enter,
+            step: row.step,
+            path: vec![PathFrame {
+                function: shift.function.clone(),
+                file: String::new(),
+                line: 0,
+                kind: FrameKind::Native,
+            }],
+            identity: vec![shift.function.clone()],
+            cores,
+            samples: shift.samples,
+            wait_share: 0.0,
+            progress_share: None,
+            leaf_eff: 0.0,
+            top_leaves: Vec::new(),
+            throttled_share: 0.0,
+            shift: Some(shift.clone()),
+        }
+    }
 }
 
 /// Looks for one kind of trouble.

@@ -5,6 +5,7 @@
 //! largest functions. Pure: rows are computed from trees of sample counts;
 //! storing them is left to the store. See [`codec`] for bytes and keys.
 
+pub mod coarse;
 pub mod codec;
 
 use proto::labels::{LabelSet, POD, VERSION};
@@ -176,7 +177,22 @@ pub fn series_row(
 
 /// Computes the row of one version of a service from the functions of its
 /// series; the tree is not looked at.
-pub fn service_row(profile: &StepProfile<'_>, mut counts: Vec<FunctionCount<&str>>) -> ServiceRow {
+pub fn service_row(profile: &StepProfile<'_>, counts: Vec<FunctionCount<&str>>) -> ServiceRow {
+    let (functions, other_flat) = largest(counts);
+    ServiceRow {
+        step: profile.step,
+        version: profile.labels.get(VERSION).unwrap_or("").to_owned(),
+        period_ns: profile.period_ns,
+        observed_ns: observed(profile),
+        samples: profile.samples,
+        other_flat,
+        functions,
+    }
+}
+
+/// At most [`MAX_FUNCTIONS`] of `counts`, largest cum first, and the flat values of the
+/// others together.
+fn largest(mut counts: Vec<FunctionCount<&str>>) -> (Vec<FunctionCount>, u64) {
     type Count<'t> = FunctionCount<&'t str>;
     let by_flat =
         |a: &Count<'_>, b: &Count<'_>| b.flat.cmp(&a.flat).then_with(|| a.function.cmp(b.function));
@@ -198,22 +214,13 @@ pub fn service_row(profile: &StepProfile<'_>, mut counts: Vec<FunctionCount<&str
     }
     counts.sort_unstable_by(by_cum);
     let listed = counts.iter().map(|count| count.flat);
-    ServiceRow {
-        step: profile.step,
-        version: profile.labels.get(VERSION).unwrap_or("").to_owned(),
-        period_ns: profile.period_ns,
-        observed_ns: observed(profile),
-        samples: profile.samples,
-        other_flat: flat.saturating_sub(listed.fold(0, u64::saturating_add)),
-        functions: counts
-            .into_iter()
-            .map(|count| FunctionCount {
-                function: count.function.to_owned(),
-                flat: count.flat,
-                cum: count.cum,
-            })
-            .collect(),
-    }
+    let others = flat.saturating_sub(listed.fold(0, u64::saturating_add));
+    let owned = counts.into_iter().map(|count| FunctionCount {
+        function: count.function.to_owned(),
+        flat: count.flat,
+        cum: count.cum,
+    });
+    (owned.collect(), others)
 }
 
 /// Mean cores below `function` over `rows`; `None` without rows. In a row that

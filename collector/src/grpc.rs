@@ -15,10 +15,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::alert::AlertFilter;
+use crate::alert::{Alert, AlertFilter};
 use crate::answer::temporality_to_wire;
 use crate::auth::Principal;
-use crate::diff::reading_from_wire;
+use crate::config::Sensitivity;
+use crate::diff::{Reading, reading_from_wire};
 use crate::export::{ExportError, ExportRequest, ExportedFile, Exporter};
 use crate::flatten::pattern;
 use crate::http::App;
@@ -96,6 +97,24 @@ fn window_or_all(start_ns: i64, end_ns: i64) -> Result<Option<Window>, Status> {
 
 fn service(text: &str) -> Result<ServiceName, Status> {
     text.parse().map_err(|error: QueryError| error.status())
+}
+
+/// The service of a base: that of the new side unless it is named.
+fn base_service(text: &str, new: &ProfileRequest) -> Result<ServiceName, Status> {
+    match text {
+        "" => Ok(new.service.clone()),
+        text => service(text),
+    }
+}
+
+/// Alerts as they are sent.
+fn alerts_response(alerts: &[Alert]) -> Result<Response<pb::AnomaliesResponse>, Status> {
+    let alerts_json = alerts
+        .iter()
+        .map(serde_json::to_string)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Kind::Internal.status(chain(&error)))?;
+    Ok(Response::new(pb::AnomaliesResponse { alerts_json }))
 }
 
 /// What is asked of the labels of a service.
@@ -184,10 +203,7 @@ impl QueryDoor for QueryService {
         let request = request.into_inner();
         let new = profile_request(request.new.unwrap_or_default())?;
         let base = DiffBase {
-            service: match request.base_service.as_str() {
-                "" => new.service.clone(),
-                text => service(text)?,
-            },
+            service: base_service(&request.base_service, &new)?,
             window: window(request.base_start_unix_nanos, request.base_end_unix_nanos)?,
             selector: selector(&request.base_selector)?,
         };
@@ -196,6 +212,25 @@ impl QueryDoor for QueryService {
         let asked = DiffRequest { new, base, reading };
         let answer = self.app.query.diff(&tenant, asked).await;
         let answer = self.counted(QueryKind::Diff, answer)?;
+        Ok(Response::new(answer.to_wire()))
+    }
+
+    async fn verdict(
+        &self,
+        request: Request<pb::VerdictRequest>,
+    ) -> Result<Response<pb::VerdictResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let new = profile_request(request.new.unwrap_or_default())?;
+        let base = DiffBase {
+            service: base_service(&request.base_service, &new)?,
+            window: window(request.base_start_unix_nanos, request.base_end_unix_nanos)?,
+            selector: selector(&request.base_selector)?,
+        };
+        let reading = Reading::default();
+        let asked = DiffRequest { new, base, reading };
+        let answer = self.app.query.verdict(&tenant, asked).await;
+        let answer = self.counted(QueryKind::Verdict, answer)?;
         Ok(Response::new(answer.to_wire()))
     }
 
@@ -386,13 +421,37 @@ impl QueryDoor for QueryService {
             let known = self.app.query.knows(&principal.tenant, service);
             known.map_err(|error| error.status())?;
         }
-        let alerts = self.app.alerts.list(&principal.tenant, &filter);
-        let alerts_json = alerts
-            .iter()
-            .map(serde_json::to_string)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| Kind::Internal.status(chain(&error)))?;
-        Ok(Response::new(pb::AnomaliesResponse { alerts_json }))
+        alerts_response(&self.app.alerts.list(&principal.tenant, &filter))
+    }
+
+    async fn replay(
+        &self,
+        request: Request<pb::ReplayRequest>,
+    ) -> Result<Response<pb::AnomaliesResponse>, Status> {
+        let tenant = principal(&request)?.tenant;
+        let request = request.into_inner();
+        let name = service(&request.service)?;
+        let window = window(request.start_unix_nanos, request.end_unix_nanos)?;
+        let functions = match request.functions.as_str() {
+            "" => None,
+            text => Some(Sensitivity::named(text).ok_or_else(|| {
+                let shown: String = text.chars().take(64).collect();
+                Kind::Invalid.status(format!(
+                    "functions = {shown:?} is none of off, normal, high"
+                ))
+            })?),
+        };
+        let alerts = self.app.alerts.afresh(|settings| {
+            if let Ok(hold @ 1..) = u64::try_from(request.hold_nanos) {
+                settings.hold = Duration::from_nanos(hold);
+            }
+            if let Some(functions) = functions {
+                settings.shift = functions.settings();
+            }
+        });
+        let alerts = alerts.map_err(|error| error.kind().status(chain(&error)))?;
+        let found = self.app.query.replay(&tenant, name, window, alerts).await;
+        alerts_response(&self.counted(QueryKind::Anomalies, found)?)
     }
 
     async fn status(

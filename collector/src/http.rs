@@ -112,6 +112,7 @@ pub fn router(app: App, grpc: tonic::service::Routes, authenticator: Arc<Authent
         .route("/api/v1/profile", get(api::profile))
         .route("/api/v1/sandwich", get(sandwich::sandwich))
         .route("/api/v1/diff", get(compare::diff))
+        .route("/api/v1/verdict", get(compare::verdict))
         .route("/api/v1/timeline", get(compare::timeline))
         .route("/api/v1/series", get(api::series))
         .route("/api/v1/types", get(api::types))
@@ -157,7 +158,7 @@ async fn not_found(request: Request) -> Response {
     }
     let path: String = request.uri().path().chars().take(128).collect();
     let message = format!(
-        "nothing is at {path:?}; there are /api/v1/services, labels, series, types, profile, sandwich, diff, timeline, anomalies and status, and the page at /"
+        "nothing is at {path:?}; there are /api/v1/services, labels, series, types, profile, sandwich, diff, verdict, timeline, anomalies and status, and the page at /"
     );
     ApiError::new(Kind::NotFound, message).into_response()
 }

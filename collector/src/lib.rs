@@ -42,12 +42,14 @@ pub mod rollup;
 pub mod sandwich;
 pub mod serve;
 pub mod shapes;
+pub mod statistics;
 pub mod status;
 pub mod store;
 pub mod time_range;
 pub mod timeline;
 pub mod top;
 pub mod tree;
+pub mod verdict;
 pub mod watch;
 pub mod web;
 

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Err(error) => Err(cli::CliError::failed(&error)),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Nobody is left to be told when stderr is closed.
             drop(writeln!(std::io::stderr(), "error: {error}"));

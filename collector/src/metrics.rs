@@ -21,6 +21,8 @@ pub enum QueryKind {
     Profile,
     /// Two profiles compared.
     Diff,
+    /// Two selections judged.
+    Verdict,
     /// A quantity over time.
     Timeline,
     /// Raw windows.
@@ -36,9 +38,10 @@ pub enum QueryKind {
 }
 
 impl QueryKind {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Profile, "profile"),
         (Self::Diff, "diff"),
+        (Self::Verdict, "verdict"),
         (Self::Timeline, "timeline"),
         (Self::Export, "export"),
         (Self::Services, "services"),
@@ -194,7 +197,7 @@ pub struct Metrics {
     pub connections: Gauge,
     refused_batches: Family<10>,
     refused_windows: Family<10>,
-    queries: Family<8>,
+    queries: Family<9>,
     query_failures: Family<8>,
     query_refusals: Family<5>,
     deliveries: Family<3>,

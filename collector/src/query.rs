@@ -15,6 +15,7 @@ mod sandwich;
 pub mod series;
 mod services;
 pub mod timeline;
+mod verdict;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -28,6 +29,7 @@ use self::diff::DiffRequest;
 use self::groups::{GroupsRequest, MAX_VALUES};
 use self::series::FoundSeries;
 use self::timeline::{MAX_POINTS, TimelineAnswer, TimelineRequest};
+use crate::alert::{Alert, AlertFilter, Alerts};
 use crate::answer::ProfileAnswer;
 use crate::diff::{DiffAnswer, DiffError};
 use crate::directory::Directory;
@@ -37,6 +39,8 @@ use crate::rollup::read::RangeReader;
 use crate::sandwich::{SandwichAnswer, Wanted};
 use crate::store::trees::Trees;
 use crate::store::{ServiceId, ServiceKey, Store, StoreError};
+use crate::verdict::Verdict;
+use crate::watch::replay;
 
 pub use self::admission::{MAX_QUERIES, MAX_WAITING};
 pub use self::labels::{LabelsRequest, MAX_SERIES};
@@ -283,6 +287,42 @@ impl Query {
         let tenant = tenant.to_owned();
         self.blocking(move |inner, gone| inner.diff(&tenant, &request, gone))
             .await
+    }
+
+    /// Which functions became dearer from the base to the new side of `request`, and how
+    /// sure that is.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if a service or the type is not known or the store fails.
+    pub async fn verdict(&self, tenant: &str, request: DiffRequest) -> Result<Verdict, QueryError> {
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner, gone| inner.verdict(&tenant, &request, gone))
+            .await
+    }
+
+    /// Lets `alerts` judge the stored rows of a service again; returns what it tells
+    /// then, latest first.
+    ///
+    /// # Errors
+    ///
+    /// [`QueryError`] if the service is not known or the store fails.
+    pub async fn replay(
+        &self,
+        tenant: &str,
+        name: ServiceName,
+        window: Window,
+        alerts: Alerts,
+    ) -> Result<Vec<Alert>, QueryError> {
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner, gone| {
+            for (service, key) in inner.find(&tenant, &name)? {
+                let of = (service, &key);
+                replay::replay(&*inner.store, &alerts, of, window, gone)?;
+            }
+            Ok(alerts.list(&tenant, &AlertFilter::default()))
+        })
+        .await
     }
 
     /// A quantity over time, per group of series.

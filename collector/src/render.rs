@@ -27,6 +27,7 @@ mod text;
 pub mod timeline;
 pub mod top;
 pub mod tree;
+pub mod verdict;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -325,10 +325,12 @@ pub async fn start_on(
     let alerts = Arc::new(Alerts::open(
         Arc::clone(&state),
         AlertSettings {
+            step: config.detect.step,
             hold: config.detect.hold,
             keep: config.detect.keep,
             public_url: url.clone(),
             has_hook: !config.hook.url.is_empty(),
+            shift: config.detect.shift(),
         },
         vec![Box::new(SpinDetector { settings: spin })],
         Arc::clone(&metrics),
@@ -440,13 +442,13 @@ pub async fn start_on(
 
     let ingest = IngestService::new(
         intake,
-        clock,
+        Arc::clone(&clock),
         Arc::clone(&metrics),
         agents,
         stop_parts.clone(),
     );
     let backups = Backups::new(Arc::clone(&kept_store), config.backup_folder());
-    let admin = AdminService::new(backups, deletion);
+    let admin = AdminService::new(backups, deletion, Arc::clone(&alerts), clock);
     let queries = QueryService::new(app.clone(), exporter);
     let routes = routes(ingest, queries, admin).await;
     let router = router(app, routes, authenticator);

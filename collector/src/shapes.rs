@@ -8,6 +8,7 @@ use proto::window::UnixNanos;
 use serde::{Deserialize, Serialize};
 
 use crate::alert::{Alert, AlertFilter, AlertState, Alerts};
+use crate::detect::Severity;
 use crate::query::series::FoundSeries;
 use crate::query::{ServiceName, ServiceSummary};
 use crate::time_range::rfc3339;
@@ -140,6 +141,10 @@ pub struct AlertShape {
     pub fired_at: Option<String>,
     /// When it resolved.
     pub resolved_at: Option<String>,
+    /// When a person said that they know of it.
+    pub acknowledged_at: Option<String>,
+    /// What they noted.
+    pub note: String,
     /// What the path cost before.
     pub baseline_cores: Option<f64>,
     /// The version that began it.
@@ -191,7 +196,7 @@ impl From<&Alert> for AlertShape {
     }
 }
 
-/// How many alerts of a tenant's service are firing.
+/// How many alerts of a tenant's service are firing; what is only good to know is none.
 pub fn firing(alerts: &Alerts, tenant: &str, service: &ServiceSummary) -> usize {
     let filter = AlertFilter {
         service: Some(ServiceName {
@@ -201,7 +206,9 @@ pub fn firing(alerts: &Alerts, tenant: &str, service: &ServiceSummary) -> usize 
         state: Some(AlertState::Firing),
         id: None,
     };
-    alerts.list(tenant, &filter).len()
+    let firing = alerts.list(tenant, &filter);
+    let info = Severity::Info.name();
+    firing.iter().filter(|alert| alert.severity != info).count()
 }
 
 fn cores(millicores: u64) -> f64 {

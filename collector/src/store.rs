@@ -20,6 +20,7 @@ use self::tier::Tier;
 mod bytes;
 pub mod exact;
 pub mod keys;
+pub mod memory;
 mod migrate;
 pub mod rocks;
 pub mod rows;

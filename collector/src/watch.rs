@@ -6,6 +6,9 @@
 //! Rows are a function of what is stored, so a step may be computed again:
 //! after a restart, or when a late window arrives.
 
+mod coarse;
+pub mod replay;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +21,7 @@ use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use self::coarse::Coarse;
 use crate::alert::Alerts;
 use crate::detect::catalogue::Catalogue;
 use crate::detect::spin::{self, SpinSettings};
@@ -58,6 +62,7 @@ pub struct Watch {
     catalogue: Catalogue,
     settings: SpinSettings,
     waits: Waits,
+    coarse: Coarse,
 }
 
 impl Watch {
@@ -77,7 +82,14 @@ impl Watch {
         catalogue: Catalogue,
         settings: SpinSettings,
     ) -> Self {
+        let coarse = Coarse::new(
+            Arc::clone(&store),
+            Arc::clone(&directory),
+            Arc::clone(&alerts),
+            dirty.step_s(),
+        );
         Self {
+            coarse,
             store,
             trees,
             directory,
@@ -116,6 +128,7 @@ impl Watch {
     /// Marks what was written shortly before this start.
     fn mark_recent(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
+        self.coarse.touch_recent(now);
         let Ok(recent) = Window::new(now.saturating_sub(LOOK_BACK), now) else {
             return Ok(());
         };
@@ -153,6 +166,7 @@ impl Watch {
                 break;
             }
         }
+        self.coarse.turn(settled_s, now);
         if let Err(failure) = self.alerts.tick(now) {
             error!(error = chain(&failure), "alerts not kept");
         }
@@ -184,6 +198,9 @@ impl Watch {
         {
             self.tell(&failure, "feature rows not kept");
             return false;
+        }
+        for (service, _) in marks {
+            self.coarse.touch(*service, step_s);
         }
         if let Err(failure) = self.alerts.observe(&rows, now) {
             // Judged again from the store a little later; see `turn`.

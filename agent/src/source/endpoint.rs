@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Collected;
-use super::claim::Claim;
+use super::route::Claims;
 use crate::config::EndpointChoice;
 use crate::target::Process;
 
@@ -94,7 +94,7 @@ pub struct EndpointSource {
     target: watch::Receiver<TargetState>,
     yields: mpsc::Sender<Vec<Collected>>,
     counters: Arc<Counters>,
-    claim: Claim,
+    claims: Claims,
     lost_contact: Arc<Notify>,
 }
 
@@ -153,15 +153,15 @@ impl EndpointSource {
             target,
             yields,
             counters: Arc::new(Counters::default()),
-            claim: Claim::default(),
+            claims: Claims::default(),
             lost_contact: Arc::new(Notify::new()),
         })
     }
 
-    /// Claims CPU with `claim` while its profiles are taken.
+    /// Says by `claims` when its profiles of CPU are taken.
     #[must_use]
-    pub fn claiming(mut self, claim: Claim) -> Self {
-        self.claim = claim;
+    pub fn claiming(mut self, claims: Claims) -> Self {
+        self.claims = claims;
         self
     }
 
@@ -272,7 +272,7 @@ impl EndpointSource {
             let is_free = target.borrow_and_update().is_sampled_from_outside == Some(false);
             let asked = found.borrow_and_update().clone();
             let (true, Some(Found { url, .. })) = (is_free, asked) else {
-                self.claim.give_up();
+                self.claims.give_up_for_endpoint();
                 tokio::select! {
                     () = shutdown.cancelled() => {}
                     changed = found.changed() => stop_if_closed(changed, shutdown).await,
@@ -288,13 +288,13 @@ impl EndpointSource {
             {
                 continue;
             }
-            self.claim.make();
+            self.claims.claim_for_endpoint();
             let pulled = tokio::select! {
                 pulled = self.client.cpu(&url, length) => pulled,
                 () = shutdown.cancelled() => return,
             };
             if pulled.is_err() {
-                self.claim.give_up();
+                self.claims.give_up_for_endpoint();
             }
             let mut wait = self.plan.cpu_every;
             match pulled {

@@ -29,7 +29,6 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::events::{CpuRings, Request, Ring};
 use self::permission::Circumstances;
-pub(super) use self::picture::TRUNCATED;
 use self::processes::{Opened, Processes};
 use self::record::Capture;
 use super::{Collected, SampleGroup};

@@ -1,28 +1,40 @@
 //! Gives each process of a target to the sampler that shows most of it, and
-//! adds up what they saw.
+//! adds up what they saw. Nobody else decides that.
 //!
-//! A process that runs CPython goes to [`PythonSampler`], every other one to
-//! [`PerfSampler`]: of Python, perf events show the interpreter's own C
-//! functions, which nobody can read. Both are not joined in one stack: they are
-//! of different moments, unless the target is stopped for them.
+//! A process that runs CPython goes to [`PythonSampler`], a Java virtual
+//! machine to its flight recorder, every other one to [`PerfSampler`]: of
+//! Python, perf events show the interpreter's own C functions, of Java machine
+//! code without names. What two samplers see of one process is not joined in
+//! one stack: it is of different moments, unless the target is stopped for it.
 //!
 //! Where the interpreter cannot be read the process is perf's, and that is said
-//! once. Where neither works [`ThreadCpu`] tells what its threads used, until
-//! one of them does. A process that begins to run another program is looked at
-//! anew, and one whose interpreter was not ready is tried again a few times.
+//! once. Where nothing of these works [`ThreadCpu`] tells what the threads used,
+//! until something does. A process that begins to run another program is looked
+//! at anew, and one whose interpreter was not ready is tried again a few times.
+//!
+//! The flight recorder works beside the router and needs a while to start.
+//! Until it offers to tell of a machine ([`Claims`]), and again when it loses
+//! it, perf events have it if they work. A machine that is waited for is nobody
+//! else's. The endpoint works beside the router, too: while it gives CPU the
+//! accounting of threads goes on and is left out.
 
 use std::time::{Duration, Instant};
 
-use proto::window::Window;
+use proto::window::{UnixNanos, Window};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::{debug, warn};
 
-use super::claim::Claim;
+use super::jvm;
 use super::perf::{PerfError, PerfOptions, PerfSampler};
 use super::proc::{ThreadCpu, ThreadCpuOptions, Told};
 use super::python::{self, PythonError, PythonOptions, PythonSampler};
 use super::{Collected, CpuSampler, PROC, SamplerError};
+use crate::config::{CpuSource, JvmMode};
 use crate::target::process;
+
+mod claims;
+
+pub use claims::Claims;
 
 /// Time between two looks at what programs the processes run.
 const RECHECK_EVERY: Duration = Duration::from_secs(1);
@@ -36,18 +48,49 @@ const NOT_DUE: &str = "perf events were refused";
 /// Most reasons that are remembered as told.
 const MAX_TOLD: usize = 64;
 
-/// Which samplers may be used.
+/// Which samplers may be used. A process goes to the first of them that shows
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allowed {
-    /// Python's for Python, perf events for the rest, the accounting of threads
-    /// where neither works.
-    Both,
-    /// Perf events alone.
-    Perf,
-    /// Python's alone.
-    Python,
-    /// The accounting of threads alone.
-    Proc,
+pub struct Allowed {
+    /// Python's.
+    pub python: bool,
+    /// Java's flight recorder.
+    pub jvm: bool,
+    /// Perf events.
+    pub perf: bool,
+    /// The accounting of threads, where none of the others works.
+    pub proc: bool,
+}
+
+impl Allowed {
+    fn only_jvm(self) -> bool {
+        !self.python && !self.perf && !self.proc
+    }
+
+    fn only_proc(self) -> bool {
+        !self.python && !self.jvm && !self.perf
+    }
+
+    /// Those that a configuration allows; nothing where CPU is not sampled from
+    /// outside.
+    pub fn by(source: CpuSource, jvm: JvmMode) -> Option<Self> {
+        let only = Self {
+            python: source == CpuSource::Python,
+            jvm: source == CpuSource::Jvm,
+            perf: source == CpuSource::Perf,
+            proc: source == CpuSource::Proc,
+        };
+        match source {
+            CpuSource::Endpoint | CpuSource::Off => None,
+            CpuSource::Perf | CpuSource::Python | CpuSource::Jvm | CpuSource::Proc => Some(only),
+            CpuSource::Auto => Some(Self {
+                python: true,
+                jvm: jvm == JvmMode::Auto,
+                perf: true,
+                proc: true,
+            }),
+        }
+    }
 }
 
 /// How to sample.
@@ -67,6 +110,11 @@ pub struct RouteOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum By {
     Python,
+    /// The flight recorder tells its CPU.
+    Jvm,
+    /// A Java virtual machine that nobody samples until the flight recorder
+    /// does.
+    Awaited,
     Perf,
     Proc,
     Nobody,
@@ -84,6 +132,15 @@ struct Routed {
     retry_at: Option<Instant>,
 }
 
+impl Routed {
+    fn is_jvm(&self) -> bool {
+        match self.by {
+            By::Jvm | By::Awaited => true,
+            By::Python | By::Perf | By::Proc | By::Nobody => false,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Perf {
     Closed,
@@ -98,7 +155,9 @@ pub struct Router {
     perf: Perf,
     python: PythonSampler,
     proc: ThreadCpu,
-    claim: Claim,
+    claims: Claims,
+    /// End of the last window that was collected.
+    border: UnixNanos,
     processes: FxHashMap<i32, Routed>,
     /// Samplers that had a process so far.
     used: FxHashSet<By>,
@@ -112,13 +171,14 @@ impl Router {
     /// # Errors
     ///
     /// What the first one's sampler says, if none can be sampled.
-    pub fn open(pids: &[i32], options: RouteOptions) -> Result<Self, SamplerError> {
+    pub fn open(pids: &[i32], options: RouteOptions, claims: Claims) -> Result<Self, SamplerError> {
         let mut router = Self {
             options,
             perf: Perf::Closed,
             python: PythonSampler::new(options.python),
             proc: ThreadCpu::new(options.proc),
-            claim: Claim::default(),
+            claims,
+            border: UnixNanos::new(i64::MIN),
             processes: FxHashMap::default(),
             used: FxHashSet::default(),
             rechecked: Instant::now(),
@@ -136,17 +196,9 @@ impl Router {
         }
     }
 
-    /// Leaves to the endpoint, while `claim` holds, what only the accounting of
-    /// threads knows.
-    #[must_use]
-    pub fn beside(mut self, claim: Claim) -> Self {
-        self.claim = claim;
-        self
-    }
-
     /// What becomes of what the accounting of threads knows.
     fn told(&self) -> Told {
-        match self.claim.holds() {
+        match self.claims.is_claimed_by_endpoint() {
             true => Told::ByOthers,
             false => Told::Here,
         }
@@ -167,17 +219,13 @@ impl Router {
             attempts,
             retry_at: None,
         };
-        let outcome = match self.try_python(pid, &mut routed) {
-            Ok(true) => {
-                routed.by = By::Python;
-                Ok(())
+        let outcome = self.choose(pid, &mut routed);
+        match routed.by {
+            By::Jvm => {}
+            By::Python | By::Awaited | By::Perf | By::Proc | By::Nobody => {
+                self.claims.take_back(pid);
             }
-            Ok(false) => match self.try_perf(pid, &mut routed) {
-                Err(error) => self.try_proc(pid, &mut routed, error),
-                done => done,
-            },
-            Err(error) => Err(error),
-        };
+        }
         if routed.by != By::Proc {
             self.proc.remove_process(pid, self.told());
         }
@@ -186,14 +234,59 @@ impl Router {
         outcome
     }
 
-    /// Whether process `pid` is sampled as Python now. An error means that it
-    /// cannot be sampled at all.
-    fn try_python(&mut self, pid: i32, routed: &mut Routed) -> Result<bool, SamplerError> {
-        match self.options.allowed {
-            Allowed::Perf | Allowed::Proc => return Ok(false),
-            Allowed::Both | Allowed::Python => {}
+    fn choose(&mut self, pid: i32, routed: &mut Routed) -> Result<(), SamplerError> {
+        let mut failure = match self.try_python(pid, routed) {
+            Ok(()) => return Ok(()),
+            Err(PythonError::TargetGone { pid }) => {
+                return Err(PythonError::TargetGone { pid }.into());
+            }
+            Err(error) => error.into(),
+        };
+        let is_awaited = match self.options.allowed.jvm {
+            true if self.claims.grant(pid, self.border) => {
+                if let Perf::Open(perf) = &mut self.perf {
+                    perf.remove_process(pid);
+                }
+                // It tells the window that is open from its beginning.
+                self.proc.remove_process(pid, Told::ByOthers);
+                routed.by = By::Jvm;
+                return Ok(());
+            }
+            true => !self.claims.is_refused(pid) && jvm::is_expected(pid),
+            false => false,
+        };
+        if self.options.allowed.perf {
+            match self.try_perf(pid) {
+                Ok(()) => {
+                    routed.by = By::Perf;
+                    return Ok(());
+                }
+                Err(error) => failure = error,
+            }
         }
-        let is_python = python::runs_cpython(pid);
+        if is_awaited {
+            routed.by = By::Awaited;
+            return Ok(());
+        }
+        if self.options.allowed.proc {
+            match self.try_proc(pid, &*failure) {
+                Ok(()) => {
+                    routed.by = By::Proc;
+                    return Ok(());
+                }
+                Err(error) if self.options.allowed.only_proc() => failure = error.into(),
+                Err(_) => {}
+            }
+        }
+        if self.options.allowed.only_jvm() {
+            failure = jvm::JvmError::NotAMachine { pid }.into();
+        }
+        Err(failure)
+    }
+
+    /// Samples process `pid` as Python.
+    fn try_python(&mut self, pid: i32, routed: &mut Routed) -> Result<(), PythonError> {
+        let is_python = self.options.allowed.python && python::runs_cpython(pid);
         let outcome = match is_python {
             true => self.python.add_process(pid),
             false => Err(PythonError::NotPython { pid }),
@@ -204,35 +297,35 @@ impl Router {
                 if let Perf::Open(perf) = &mut self.perf {
                     perf.remove_process(pid);
                 }
+                routed.by = By::Python;
                 let version = self.python.version(pid).unwrap_or_default();
                 debug!(pid, version, "sampling python");
-                return Ok(true);
+                return Ok(());
             }
             Err(error) => error,
         };
         let may_change = match &error {
             PythonError::TargetGone { .. } | PythonError::NotPermitted { .. } => false,
             // A library that is loaded later, an interpreter that is not ready.
-            PythonError::NotPython { .. } | PythonError::Read { .. } => true,
+            PythonError::NotPython { .. } | PythonError::Read { .. } => self.options.allowed.python,
         };
         routed.attempts += 1;
         if may_change && routed.attempts < MAX_ATTEMPTS {
             let wait = RECHECK_EVERY * 2u32.saturating_pow(routed.attempts - 1);
             routed.retry_at = Some(Instant::now() + wait);
         }
-        match (&error, self.options.allowed) {
-            (PythonError::TargetGone { .. }, _) | (_, Allowed::Python) => {
-                return Err(error.into());
+        match &error {
+            PythonError::TargetGone { .. } | PythonError::NotPython { .. } => {}
+            // A second too late for an interpreter that just began.
+            PythonError::NotPermitted { .. } | PythonError::Read { .. }
+                if self.options.allowed.perf
+                    && (routed.retry_at.is_none() || routed.attempts > 1) =>
+            {
+                self.tell(pid, &error);
             }
-            (PythonError::NotPython { .. }, _) => {}
-            (PythonError::NotPermitted { .. } | PythonError::Read { .. }, _) => {
-                // A second too late for an interpreter that just began.
-                if routed.retry_at.is_none() || routed.attempts > 1 {
-                    self.tell(pid, &error);
-                }
-            }
+            PythonError::NotPermitted { .. } | PythonError::Read { .. } => {}
         }
-        Ok(false)
+        Err(error)
     }
 
     /// Says why a Python process has no Python frames; each reason once.
@@ -269,37 +362,26 @@ impl Router {
         }
     }
 
-    /// The last resort, after perf events failed with `error`.
+    /// Accounts for the threads of process `pid`, the last resort after what
+    /// failed with `failure`.
     fn try_proc(
         &mut self,
         pid: i32,
-        routed: &mut Routed,
-        error: SamplerError,
-    ) -> Result<(), SamplerError> {
-        match self.options.allowed {
-            Allowed::Both | Allowed::Proc => {}
-            Allowed::Perf | Allowed::Python => return Err(error),
+        failure: &(dyn std::error::Error + Send + Sync + 'static),
+    ) -> std::io::Result<()> {
+        if self.proc.has(pid) {
+            return Ok(());
         }
-        if !self.proc.has(pid) {
-            if self.proc.add_process(pid, &process::name(pid)).is_err() {
-                return Err(error);
-            }
-            if self.options.allowed != Allowed::Proc {
-                self.tell_resort(pid, &*error);
-            }
+        self.proc.add_process(pid, &process::name(pid))?;
+        if !self.options.allowed.only_proc() {
+            self.tell_resort(pid, failure);
         }
-        routed.by = By::Proc;
         Ok(())
     }
 
-    fn try_perf(&mut self, pid: i32, routed: &mut Routed) -> Result<(), SamplerError> {
-        if self.options.allowed == Allowed::Proc {
-            return Err("perf events are not asked for".into());
-        }
+    fn try_perf(&mut self, pid: i32) -> Result<(), SamplerError> {
         if let Perf::Open(perf) = &mut self.perf {
-            perf.add_process(pid)?;
-            routed.by = By::Perf;
-            return Ok(());
+            return Ok(perf.add_process(pid)?);
         }
         let is_due = match &self.perf {
             Perf::Refused { since } => since.elapsed() >= REOPEN_AFTER,
@@ -311,7 +393,6 @@ impl Router {
         match PerfSampler::open(&[pid], self.options.perf) {
             Ok(perf) => {
                 self.perf = Perf::Open(Box::new(perf));
-                routed.by = By::Perf;
                 Ok(())
             }
             Err(error) => {
@@ -326,6 +407,7 @@ impl Router {
     }
 
     fn leave(&mut self, pid: i32) {
+        self.claims.take_back(pid);
         self.python.remove_process(pid);
         self.proc.remove_process(pid, self.told());
         if let Perf::Open(perf) = &mut self.perf {
@@ -334,8 +416,34 @@ impl Router {
         self.processes.remove(&pid);
     }
 
-    /// Looks for processes that run another program now, and for interpreters
-    /// that were not ready.
+    /// Leaves machines to the flight recorder that it offered to tell of from
+    /// `border` on.
+    fn grant(&mut self, border: UnixNanos) {
+        self.border = border;
+        if !self.options.allowed.jvm {
+            return;
+        }
+        let told = self.told();
+        for (pid, routed) in &mut self.processes {
+            match routed.by {
+                By::Python | By::Jvm => continue,
+                By::Awaited | By::Perf | By::Proc | By::Nobody => {}
+            }
+            if !self.claims.grant(*pid, border) {
+                continue;
+            }
+            if let Perf::Open(perf) = &mut self.perf {
+                perf.remove_process(*pid);
+            }
+            self.proc.remove_process(*pid, told);
+            routed.by = By::Jvm;
+            self.used.insert(By::Jvm);
+            debug!(pid, "left to the flight recorder");
+        }
+    }
+
+    /// Looks for processes that run another program now, for interpreters that
+    /// were not ready, and for machines that the flight recorder lost.
     fn recheck(&mut self, now: Instant) {
         for (pid, error) in self.python.take_broken() {
             debug!(pid, %error, "interpreter lost");
@@ -354,8 +462,17 @@ impl Router {
         let mut anew = Vec::new();
         for (pid, routed) in &self.processes {
             let program = process::program(&process::exe(*pid));
+            let is_lost = match routed.by {
+                By::Jvm => !self.claims.is_granted(*pid),
+                By::Awaited => self.claims.is_refused(*pid),
+                By::Python | By::Perf | By::Proc | By::Nobody => false,
+            };
             if program.is_some() && program != routed.program {
+                // What was offered was of the program before.
+                self.claims.take_back(*pid);
                 anew.push((*pid, 0));
+            } else if is_lost {
+                anew.push((*pid, MAX_ATTEMPTS - 1));
             } else if routed.retry_at.is_some_and(|at| now >= at) {
                 anew.push((*pid, routed.attempts));
             } else if routed.by == By::Proc && may_reopen {
@@ -436,14 +553,18 @@ impl CpuSampler for Router {
     }
 
     fn collect(&mut self, window: Window) -> Collected {
-        let python = self.python.collect(window);
-        let told = self.told();
-        let proc = self.proc.collect(window, told);
-        let others = merge(python, proc);
-        let Perf::Open(perf) = &mut self.perf else {
-            return others;
-        };
-        merge(perf.collect(window), others)
+        // First, since naming what was sampled takes a while.
+        self.grant(window.end());
+        let mut others = self.python.collect(window);
+        others.add(self.proc.collect(window, self.told()));
+        match &mut self.perf {
+            Perf::Open(perf) => {
+                let mut sum = perf.collect(window);
+                sum.add(others);
+                sum
+            }
+            Perf::Closed | Perf::Refused { .. } => others,
+        }
     }
 
     fn has_targets(&self) -> bool {
@@ -451,7 +572,11 @@ impl CpuSampler for Router {
             Perf::Open(perf) => perf.has_targets(),
             Perf::Closed | Perf::Refused { .. } => false,
         };
-        of_perf || self.python.has_targets() || self.proc.has_targets()
+        let mut machines = self.processes.iter().filter(|(_, routed)| routed.is_jvm());
+        of_perf
+            || self.python.has_targets()
+            || self.proc.has_targets()
+            || machines.any(|(pid, _)| process::program(&process::exe(*pid)).is_some())
     }
 
     fn misses_some(&self) -> bool {
@@ -465,37 +590,37 @@ impl CpuSampler for Router {
     }
 
     fn leaves_all(&self) -> bool {
-        let mut sampled = self.processes.values().filter(|r| r.by != By::Nobody);
-        self.claim.holds() && sampled.all(|routed| routed.by == By::Proc)
+        // Nobody samples the others: they say nothing of a window either.
+        let mut left = self.processes.values().map(|routed| match routed.by {
+            By::Proc | By::Awaited | By::Nobody => true,
+            By::Python | By::Jvm | By::Perf => false,
+        });
+        self.claims.is_claimed_by_endpoint() && left.all(|is_left| is_left)
     }
 
     fn source(&self) -> &'static str {
+        let jvm = self.used.contains(&By::Jvm) || self.used.contains(&By::Awaited);
         match (
             self.used.contains(&By::Perf),
             self.used.contains(&By::Python),
+            jvm,
             self.used.contains(&By::Proc),
         ) {
-            (true, true, false) => "perf and python",
-            (true, true, true) => "perf, python and proc",
-            (true, false, true) => "perf and proc",
-            (false, true, true) => "python and proc",
-            (false, true, false) => "python",
-            (false, false, true) => PROC,
-            (true | false, false, false) => "perf",
+            (true, true, true, true) => "perf, python, jvm and proc",
+            (true, true, true, false) => "perf, python and jvm",
+            (true, true, false, true) => "perf, python and proc",
+            (true, true, false, false) => "perf and python",
+            (true, false, true, true) => "perf, jvm and proc",
+            (true, false, true, false) => "perf and jvm",
+            (true, false, false, true) => "perf and proc",
+            (false, true, true, true) => "python, jvm and proc",
+            (false, true, true, false) => "python and jvm",
+            (false, true, false, true) => "python and proc",
+            (false, true, false, false) => "python",
+            (false, false, true, true) => "jvm and proc",
+            (false, false, true, false) => "jvm",
+            (false, false, false, true) => PROC,
+            (true | false, false, false, false) => "perf",
         }
     }
-}
-
-/// What two samplers saw of one target over one window.
-fn merge(mut first: Collected, mut second: Collected) -> Collected {
-    first.lost_samples = first.lost_samples.saturating_add(second.lost_samples);
-    first.samples_count = first.samples_count.saturating_add(second.samples_count);
-    // Zero means all of it.
-    first.observed_ns = match (first.observed_ns, second.observed_ns) {
-        (0, _) | (_, 0) => 0,
-        (a, b) => a.max(b),
-    };
-    second.groups.retain(|group| !group.stacks.is_empty());
-    first.groups.append(&mut second.groups);
-    first
 }

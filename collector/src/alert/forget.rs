@@ -4,8 +4,9 @@ use proto::window::UnixNanos;
 
 use super::{
     AlertState, Alerts, Change, Service, StoreError, Transition, alert_key, history_key, machine,
-    text,
+    shift_key, text,
 };
+use crate::detect::Severity;
 use crate::store::ServiceKey;
 
 impl Alerts {
@@ -34,7 +35,10 @@ impl Alerts {
             gone.push(record.id.clone());
             changes.push((alert_key(&record.id), None));
             let transition = machine::transition(Some(record.state), AlertState::Resolved);
-            if self.settings.has_hook && transition == Some(Transition::Resolved) {
+            if self.settings.has_hook
+                && record.severity() > Severity::Info
+                && transition == Some(Transition::Resolved)
+            {
                 let mut over = record.clone();
                 over.state = AlertState::Resolved;
                 over.closed_ns = Some(now.get());
@@ -44,6 +48,9 @@ impl Alerts {
         }
         if state.histories.contains_key(&service) {
             changes.push((history_key(&service), None));
+        }
+        if state.shifts.contains_key(&service) {
+            changes.push((shift_key(&service), None));
         }
         if changes.is_empty() {
             return Ok(0);
@@ -55,6 +62,7 @@ impl Alerts {
             state.records.remove(id);
         }
         state.histories.remove(&service);
+        state.shifts.remove(&service);
         self.count_firing(&state);
         Ok(gone.len())
     }

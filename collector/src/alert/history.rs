@@ -94,6 +94,11 @@ impl History {
         (steps > 0).then(|| cores / f64::from(steps))
     }
 
+    /// The latest version, or `""`.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
     /// The last version other than `version`, or `""`.
     pub(super) fn version_before(&self, version: &str) -> &str {
         match self.version == version {

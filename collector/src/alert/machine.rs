@@ -13,9 +13,11 @@ use std::time::Duration;
 use proto::window::{UnixNanos, Window};
 use serde::{Deserialize, Serialize};
 
-use super::AlertState;
-use crate::detect::{Finding, Level};
-use crate::feature::{PathFrame, SeriesRow};
+use super::acknowledge::Acknowledged;
+use super::{AlertState, Service};
+use crate::detect::shift::Shift;
+use crate::detect::{Finding, FindingKind, Level, Severity};
+use crate::feature::PathFrame;
 
 /// A step that ended longer ago raises nothing new.
 const LATE: Duration = Duration::from_secs(600);
@@ -96,6 +98,9 @@ pub(super) struct Record {
     pub(super) evidence: Evidence,
     /// What the path cost before; `None` when nothing is known of the time.
     pub(super) baseline_cores: Option<f64>,
+    /// What a person said of it.
+    #[serde(default)]
+    pub(super) acknowledged: Option<Acknowledged>,
     pub(super) version: String,
     pub(super) previous_version: String,
     /// The alert of the same id that was over when this one began; it is shown
@@ -134,6 +139,9 @@ pub(super) struct Evidence {
     pub(super) throttled_share: f64,
     pub(super) top_leaves: Vec<(String, f64)>,
     pub(super) pods: Vec<String>,
+    /// What the function cost before, where the alert is about that.
+    #[serde(default)]
+    pub(super) shift: Option<Shift>,
 }
 
 /// What came of a step.
@@ -176,14 +184,15 @@ pub(super) fn is_late(step: Window, now: UnixNanos) -> bool {
 
 impl Record {
     /// An alert that begins with `finding`, before its first step.
-    pub(super) fn begin(id: &str, row: &SeriesRow, finding: &Finding) -> Self {
+    pub(super) fn begin(id: &str, service: &Service, version: &str, finding: &Finding) -> Self {
         let start_ns = finding.step.start().get();
+        let (tenant, namespace, name) = service;
         Self {
             id: id.to_owned(),
-            tenant: row.tenant.clone(),
+            tenant: tenant.clone(),
             kind: finding.kind.name().to_owned(),
-            namespace: row.namespace.clone(),
-            service: row.service.clone(),
+            namespace: namespace.clone(),
+            service: name.clone(),
             state: AlertState::Pending,
             onset_ns: start_ns,
             positive_ns: start_ns,
@@ -196,7 +205,8 @@ impl Record {
             instances: BTreeMap::new(),
             evidence: Evidence::default(),
             baseline_cores: None,
-            version: row.version.clone(),
+            acknowledged: None,
+            version: version.to_owned(),
             previous_version: String::new(),
             earlier: None,
         }
@@ -209,6 +219,16 @@ impl Record {
         let surplus = fired.clone().count().saturating_sub(MAX_FIRED_BEFORE);
         self.fired_before = fired.skip(surplus).copied().collect();
         self.earlier = Some(Box::new(earlier));
+    }
+
+    /// How bad it is.
+    pub(super) fn severity(&self) -> Severity {
+        FindingKind::named(&self.kind).map_or(Severity::Warning, FindingKind::severity)
+    }
+
+    /// Whether the service is judged as a whole, and not its pods.
+    pub(super) fn is_of_service(&self) -> bool {
+        self.evidence.shift.is_some()
     }
 
     /// Whether it may still change.
@@ -321,7 +341,7 @@ impl Record {
             *known = Instance {
                 pod: sight.pod.to_owned(),
                 positive: true,
-                run_ns: start,
+                run_ns: finding.shift.as_ref().map_or(start, |shift| shift.onset_ns),
                 ..Instance::default()
             };
         }
@@ -412,6 +432,7 @@ impl Evidence {
         self.leaf_eff = mean(self.leaf_eff, finding.leaf_eff);
         self.throttled_share = mean(self.throttled_share, finding.throttled_share);
         self.samples = samples;
+        self.shift.clone_from(&finding.shift);
         self.top_leaves.clone_from(&finding.top_leaves);
         if state == AlertState::Pending || self.path.is_empty() {
             self.path.clone_from(&finding.path);

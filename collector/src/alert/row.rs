@@ -3,6 +3,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::Service;
 use crate::detect::FindingKind;
 use crate::feature::SeriesRow;
 
@@ -15,12 +16,12 @@ pub(super) fn instance(row: &SeriesRow) -> String {
     }
 }
 
-/// Names the alert about `functions` of the service of `row`: 16 hexadecimal
-/// digits; pods are no part of it. Never changes: alerts of different releases
-/// must meet.
-pub(super) fn identity(row: &SeriesRow, kind: FindingKind, functions: &[String]) -> String {
+/// Names the alert about `functions` of a service: 16 hexadecimal digits; pods are no
+/// part of it. Never changes: alerts of different releases must meet.
+pub(super) fn identity(service: &Service, kind: FindingKind, functions: &[String]) -> String {
     let mut hash = Xxh3::new();
-    let of = [&row.tenant, kind.name(), &row.namespace, &row.service];
+    let (tenant, namespace, name) = service;
+    let of = [tenant, kind.name(), namespace, name];
     for text in of.into_iter().chain(functions.iter().map(String::as_str)) {
         hash.update(text.as_bytes());
         hash.update(&[0xff]);

@@ -7,41 +7,22 @@ use proto::window::Window;
 use super::*;
 use crate::detect::spin::SpinDetector;
 use crate::feature::SpinCandidate;
+use crate::store::memory::MemoryState as Memory;
 use crate::store::{Change, KeyValue, ServiceKey};
+use crate::time_range::rfc3339;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const START: UnixNanos = UnixNanos::new(1_780_000_020_000_000_000);
 
-/// A state store that lives as long as the test.
-#[derive(Debug, Default)]
-struct Memory(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>);
-
-impl StateStore for Memory {
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
-        let map = self.0.lock().unwrap();
-        let found = map.iter().filter(|(key, _)| key.starts_with(prefix));
-        Ok(found.map(|(k, v)| (k.clone(), v.clone())).collect())
-    }
-
-    fn write(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        let mut map = self.0.lock().unwrap();
-        for (key, value) in changes {
-            match value {
-                Some(value) => map.insert(key, value),
-                None => map.remove(&key),
-            };
-        }
-        Ok(())
-    }
-}
-
 fn open(store: &Arc<Memory>) -> Alerts {
     let shared: Arc<dyn StateStore> = Arc::<Memory>::clone(store);
     let settings = Settings {
+        step: MINUTE,
         hold: 5 * MINUTE,
         keep: 5 * MINUTE,
         public_url: "http://c:4040".to_owned(),
         has_hook: true,
+        shift: ShiftSettings::default(),
     };
     let spin = Box::<SpinDetector>::default();
     Alerts::open(shared, settings, vec![spin], Arc::default()).unwrap()
@@ -116,6 +97,34 @@ fn spin(alerts: &Alerts, from: u64, until: u64, cores: f64) {
 fn states(alerts: &Alerts) -> Vec<AlertState> {
     let found = alerts.list("anonymous", &AlertFilter::default());
     found.iter().map(|alert| alert.state).collect()
+}
+
+#[test]
+fn a_spin_that_people_know_of_goes_on_until_it_is_gone() {
+    let store: Arc<Memory> = Arc::default();
+    let alerts = open(&store);
+    for minute in 0..6 {
+        let rows = [row("logger", "a", minute, "main.startSink", 0.9)];
+        alerts.observe(&rows, at(minute + 1)).unwrap();
+    }
+    let id = alerts.list("anonymous", &AlertFilter::default())[0]
+        .id
+        .clone();
+    let told = alerts.queue().len();
+    let known = |tenant: &str, id: &str| {
+        let note = "ü".repeat(MAX_NOTE_BYTES);
+        alerts.acknowledge(tenant, id, &note, at(7)).unwrap()
+    };
+    assert_eq!(known("anonymous", "nobody"), None);
+    assert_eq!(known("another", &id), None);
+    let alert = known("anonymous", &id).unwrap();
+    assert_eq!(alert.state, AlertState::Firing);
+    assert_eq!(alert.acknowledged_at, Some(rfc3339(at(7))));
+    assert_eq!(alert.note.len(), MAX_NOTE_BYTES);
+    // It survives a restart, and hooks are not told anything.
+    let again = open(&store).list("anonymous", &AlertFilter::default());
+    assert_eq!(again, [alert]);
+    assert_eq!(alerts.queue().len(), told);
 }
 
 #[test]
@@ -358,7 +367,7 @@ fn a_batch_with_a_clear_step_between_begins_anew() {
     let since = alerts.list("anonymous", &AlertFilter::default())[0]
         .since
         .clone();
-    assert_eq!(since, crate::time_range::rfc3339(at(4)));
+    assert_eq!(since, rfc3339(at(4)));
 }
 
 /// A resolved alert stays listed when the same loop shows up for one step only.
@@ -405,10 +414,12 @@ fn what_could_not_be_written_is_judged_anew() {
     let store: Arc<Failing> = Arc::default();
     let shared: Arc<dyn StateStore> = Arc::<Failing>::clone(&store);
     let settings = Settings {
+        step: MINUTE,
         hold: 5 * MINUTE,
         keep: 5 * MINUTE,
         public_url: String::new(),
         has_hook: true,
+        shift: ShiftSettings::default(),
     };
     let alerts = Alerts::open(
         shared,
@@ -552,7 +563,7 @@ fn late_rows_update_what_is_open() {
     let late = at(7).saturating_add(11 * MINUTE);
     alerts.observe(&[logger(6, 0.9)], late).unwrap();
     let alert = &alerts.list("anonymous", &AlertFilter::default())[0];
-    assert_eq!(alert.last_seen, crate::time_range::rfc3339(at(7)));
+    assert_eq!(alert.last_seen, rfc3339(at(7)));
     assert_eq!(alert.state, AlertState::Firing);
 }
 

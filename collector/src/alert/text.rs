@@ -5,17 +5,20 @@ use std::fmt::Write as _;
 
 use proto::window::UnixNanos;
 
-use super::Alert;
 use super::machine::Record;
+use super::{Alert, AlertShift};
+use crate::detect::FindingKind;
+use crate::detect::shift::Shift;
 use crate::time_range::{length, rfc3339};
+use crate::verdict::By;
 
 /// Leaf functions that the sentence names.
 const LEAVES: usize = 4;
 /// Pods that the sentence names.
 const PODS: usize = 5;
 
-/// How bad a loop is that burns a core for nothing.
-const SEVERITY: &str = "critical";
+/// Other functions that the sentence names.
+const ALSO: usize = 3;
 
 /// `record` as readers see it.
 pub(super) fn view(record: &Record, public_url: &str) -> Alert {
@@ -26,22 +29,29 @@ pub(super) fn view(record: &Record, public_url: &str) -> Alert {
         tenant: record.tenant.clone(),
         kind: record.kind.clone(),
         state: record.state,
-        severity: SEVERITY.to_owned(),
+        severity: record.severity().name().to_owned(),
         namespace: record.namespace.clone(),
         service: record.service.clone(),
         path: evidence.path.clone(),
         anchor: evidence.anchor.clone(),
         cores: evidence.cores,
-        wait_share: evidence.wait_share,
+        title: title(record),
+        wait_share: evidence.shift.is_none().then_some(evidence.wait_share),
         progress_share: evidence.progress_share,
         leaf_eff: evidence.leaf_eff,
         throttled_share: evidence.throttled_share,
         top_leaves: evidence.top_leaves.clone(),
+        shift: evidence.shift.as_ref().map(shift_view),
         samples: evidence.samples,
         since: time(record.onset_ns),
         last_seen: time(record.positive_ns),
         fired_at: record.fired_ns.map(time),
         resolved_at: record.closed_ns.map(time),
+        acknowledged_at: record.acknowledged.as_ref().map(|known| time(known.at_ns)),
+        note: record
+            .acknowledged
+            .as_ref()
+            .map_or_else(String::new, |known| known.note.clone()),
         baseline_cores: record.baseline_cores,
         version: record.version.clone(),
         previous_version: record.previous_version.clone(),
@@ -49,6 +59,22 @@ pub(super) fn view(record: &Record, public_url: &str) -> Alert {
         summary: summary(record),
         links: links(record, public_url),
     }
+}
+
+/// The headline.
+fn title(record: &Record) -> String {
+    let (service, function) = (&record.service, anchor(record));
+    let cores = record.evidence.cores;
+    let happened = match FindingKind::named(&record.kind) {
+        Some(FindingKind::Regression) => "became dearer",
+        Some(FindingKind::Improvement) => "became cheaper",
+        Some(FindingKind::NewHotFunction) => "is new and hot",
+        Some(FindingKind::Drift) => "becomes dearer from day to day",
+        Some(FindingKind::Spin) | None => {
+            return format!("{service} spins in {function}: {cores:.2} cores");
+        }
+    };
+    format!("{function} {happened} in {service}: {cores:.2} cores")
 }
 
 /// The function that the alert is about.
@@ -59,7 +85,85 @@ fn anchor(record: &Record) -> &str {
     }
 }
 
+fn shift_view(shift: &Shift) -> AlertShift {
+    let [now, before] = shift.cores;
+    AlertShift {
+        before: shift.before,
+        after: shift.after,
+        ratio: shift.ratio,
+        inclusive: shift.by == By::Cum,
+        cpu_hours_a_day: (now - before) * 24.0,
+        also: shift.also.clone(),
+    }
+}
+
+/// The sentence about a function that became dearer or cheaper.
+fn shift_sentence(record: &Record, shift: &Shift) -> String {
+    let view = shift_view(shift);
+    let [now, before] = shift.cores;
+    let calls = if view.inclusive {
+        " and what it calls"
+    } else {
+        ""
+    };
+    let ratio = match view.ratio {
+        Some([ratio, low, high]) => {
+            format!("{ratio:.2} times as much for the same work ({low:.2} to {high:.2})")
+        }
+        None => "there was none of it before".to_owned(),
+    };
+    let mut text = format!(
+        "{}{calls} takes {:.1} % of the service's CPU time, where {:.1} % were expected: {ratio}. \
+         {now:.2} cores instead of {before:.2}, {:.1} CPU hours a day {}. Since {}",
+        anchor(record),
+        view.after * 100.0,
+        view.before * 100.0,
+        view.cpu_hours_a_day.abs(),
+        if view.cpu_hours_a_day < 0.0 {
+            "less"
+        } else {
+            "more"
+        },
+        rfc3339(UnixNanos::new(record.onset_ns)),
+    );
+    text.push_str(&version(record));
+    text.push('.');
+    if record.kind == FindingKind::Drift.name() {
+        text.push_str(" It has been growing from day to day, without a step.");
+    }
+    let named: Vec<&str> = view.also.iter().take(ALSO).map(String::as_str).collect();
+    let more = view.also.len().saturating_sub(named.len());
+    match (named.is_empty(), more) {
+        (true, _) => {}
+        (false, 0) => text.push_str(&format!(" Changed with it: {}.", named.join(", "))),
+        (false, more) => {
+            text.push_str(&format!(
+                " Changed with it: {} and {more} more.",
+                named.join(", ")
+            ));
+        }
+    }
+    text
+}
+
+/// The version that ran when it began.
+fn version(record: &Record) -> String {
+    match (record.version.as_str(), record.previous_version.as_str()) {
+        ("", _) => String::new(),
+        (version, "") => format!(", version {version}"),
+        (version, before) => format!(", version {version} (before: {before})"),
+    }
+}
+
 fn summary(record: &Record) -> String {
+    match &record.evidence.shift {
+        Some(shift) => shift_sentence(record, shift),
+        None => spin_sentence(record),
+    }
+}
+
+/// The sentence about a loop that burns CPU time for nothing.
+fn spin_sentence(record: &Record) -> String {
     let evidence = &record.evidence;
     let mut text = String::new();
     let baseline = match record.baseline_cores {
@@ -96,13 +200,7 @@ fn summary(record: &Record) -> String {
         rfc3339(UnixNanos::new(record.onset_ns)),
     )
     .unwrap_or_default();
-    match (record.version.as_str(), record.previous_version.as_str()) {
-        ("", _) => {}
-        (version, "") => write!(text, ", version {version}").unwrap_or_default(),
-        (version, before) => {
-            write!(text, ", version {version} (before: {before})").unwrap_or_default();
-        }
-    }
+    text.push_str(&version(record));
     text.push('.');
     if evidence.throttled_share >= 0.01 {
         let percent = evidence.throttled_share * 100.0;
@@ -142,7 +240,16 @@ fn links(record: &Record, public_url: &str) -> BTreeMap<String, String> {
         quoted(&service),
         quoted(&focus),
     );
-    BTreeMap::from([
+    let mut links = BTreeMap::new();
+    if record.evidence.shift.is_some() {
+        let of = [
+            ("service", service.as_str()),
+            ("before", "24h"),
+            ("format", "svg"),
+        ];
+        links.insert("diff".to_owned(), url("/api/v1/diff", &of));
+    }
+    links.extend([
         ("query".to_owned(), query),
         (
             "flamegraph".to_owned(),
@@ -155,7 +262,8 @@ fn links(record: &Record, public_url: &str) -> BTreeMap<String, String> {
                 &[("service", &service), ("format", "pprof")],
             ),
         ),
-    ])
+    ]);
+    links
 }
 
 /// Appends `value` as part of a URL's query.

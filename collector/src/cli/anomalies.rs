@@ -29,7 +29,11 @@ const WATCH_EVERY: Duration = Duration::from_secs(5);
   collector anomalies --watch
       one line whenever an alert begins or changes, until Ctrl-C
   collector anomalies show ID
-      one alert with its frame path and what it is compared with"
+      one alert with its frame path and what it is compared with
+  collector anomalies replay --service logger --since 14d --functions high
+      what would have been told in two weeks, if smaller changes were
+  collector anomalies ack ID --note 'the new parser, agreed'
+      people know of it; what a function costs now is normal from here on"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -54,6 +58,50 @@ pub struct Args {
 enum Verb {
     /// Show one alert with its evidence
     Show(ShowArgs),
+    /// Judge what is stored of a service again: what would have been told
+    Replay(ReplayArgs),
+    /// Say that you know of an alert; what a function costs becomes normal (role admin)
+    Ack(AckArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ReplayArgs {
+    /// Service, or NAMESPACE/SERVICE
+    #[arg(long, value_name = "NAME")]
+    service: String,
+    /// Start of the range: 90m, 1h, 7d, a date or RFC 3339
+    #[arg(long, value_name = "TIME", default_value = "14d")]
+    since: String,
+    /// End of the range
+    #[arg(long, value_name = "TIME", default_value = "now")]
+    until: String,
+    /// How long a finding lasts before it fires [default: the collector's detect.for]
+    #[arg(long = "for", value_name = "LENGTH", value_parser = humantime::parse_duration)]
+    hold: Option<Duration>,
+    /// How small a change of a function is told [default: the collector's detect.functions]
+    #[arg(long, value_name = "HOW", value_parser = ["off", "normal", "high"])]
+    functions: Option<String>,
+    /// How alerts are written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    format: ListFormat,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct AckArgs {
+    /// Id of the alert, as the list shows it
+    id: String,
+    /// For others to read
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
+    note: String,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -79,30 +127,67 @@ async fn fetch(
 ) -> Result<Vec<Received>, CliError> {
     let response = client.query.anomalies(request).await;
     let response = response.map_err(|status| client.failure("list alerts", &status))?;
+    read_all(&response.into_inner())
+}
+
+/// The alerts of an answer.
+fn read_all(response: &pb::AnomaliesResponse) -> Result<Vec<Received>, CliError> {
     let read = |text: &String| -> Result<Received, serde_json::Error> {
         Ok(Received {
             json: serde_json::from_str(text)?,
             alert: AlertShape::parse(text)?,
         })
     };
-    let alerts = response.into_inner().alerts_json;
-    alerts
-        .iter()
-        .map(read)
-        .collect::<Result<_, _>>()
-        .map_err(|error| {
-            CliError::Failed(format!("the collector's answer cannot be read: {error}"))
-        })
+    let read = response.alerts_json.iter().map(read);
+    read.collect::<Result<_, _>>().map_err(|error| {
+        CliError::Failed(format!("the collector's answer cannot be read: {error}"))
+    })
 }
 
-/// Lists, follows or shows alerts.
+/// Lists what would have been told.
+async fn run_replay(args: ReplayArgs, now: UnixNanos) -> Result<(), CliError> {
+    let window = time_range::window(Some(&args.since), Some(&args.until), now)?;
+    let hold = args.hold.unwrap_or_default().as_nanos();
+    let request = pb::ReplayRequest {
+        service: args.service,
+        start_unix_nanos: window.start().get(),
+        end_unix_nanos: window.end().get(),
+        hold_nanos: i64::try_from(hold).unwrap_or(i64::MAX),
+        functions: args.functions.unwrap_or_default(),
+    };
+    let mut client = args.client.connect().await?;
+    let response = with_spinner("judging again", client.query.replay(request)).await;
+    let response = response.map_err(|status| client.failure("judge again", &status))?;
+    show_all(read_all(&response.into_inner())?, args.format, now)
+}
+
+/// Acknowledges one alert and shows it.
+async fn run_ack(args: AckArgs, now: UnixNanos) -> Result<(), CliError> {
+    let mut client = args.client.connect().await?;
+    let what = format!("acknowledge alert {:?}", args.id);
+    let request = pb::AcknowledgeRequest {
+        id: args.id,
+        note: args.note,
+    };
+    let response = client.admin.acknowledge(request).await;
+    let response = response.map_err(|status| client.failure(&what, &status))?;
+    let alert = AlertShape::parse(&response.into_inner().alert_json).map_err(|error| {
+        CliError::Failed(format!("the collector's answer cannot be read: {error}"))
+    })?;
+    output::print(details(&alert, now, &output::stdout_style()).as_bytes())
+}
+
+/// Lists, follows, shows or acknowledges alerts.
 ///
 /// # Errors
 ///
 /// [`CliError`] if the collector does not answer or does not know the id.
 pub async fn run(args: Args, clock: &dyn Clock) -> Result<(), CliError> {
-    if let Some(Verb::Show(show)) = args.verb {
-        return run_show(show, clock.now()).await;
+    match args.verb {
+        Some(Verb::Show(show)) => return run_show(show, clock.now()).await,
+        Some(Verb::Replay(replay)) => return run_replay(replay, clock.now()).await,
+        Some(Verb::Ack(ack)) => return run_ack(ack, clock.now()).await,
+        None => {}
     }
     let request = pb::AnomaliesRequest {
         service: args.service.unwrap_or_default(),
@@ -114,14 +199,18 @@ pub async fn run(args: Args, clock: &dyn Clock) -> Result<(), CliError> {
         return watch(&mut client, request, args.format).await;
     }
     let received = with_spinner("listing alerts", fetch(&mut client, request)).await?;
-    match args.format {
+    show_all(received, args.format, clock.now())
+}
+
+fn show_all(received: Vec<Received>, format: ListFormat, now: UnixNanos) -> Result<(), CliError> {
+    match format {
         ListFormat::Json => {
             let all: Vec<Value> = received.into_iter().map(|one| one.json).collect();
             output::print_json(&serde_json::json!({ "anomalies": all }))
         }
         ListFormat::Text => {
             let alerts: Vec<AlertShape> = received.into_iter().map(|one| one.alert).collect();
-            let text = list(&alerts, clock.now(), &output::stdout_style());
+            let text = list(&alerts, now, &output::stdout_style());
             output::print(text.as_bytes())
         }
     }
@@ -260,6 +349,9 @@ fn details(alert: &AlertShape, now: UnixNanos, style: &Style) -> String {
         "resolved",
         &with_age(alert.resolved_at.as_deref().unwrap_or("")),
     );
+    let known = alert.acknowledged_at.as_deref().unwrap_or("");
+    fact("known", &with_age(known));
+    fact("note", &alert.note);
     fact("version", alert.version.as_deref().unwrap_or(""));
     fact("pods", &alert.pods.join(", "));
     for (name, link) in &alert.links {

@@ -147,7 +147,8 @@ fn known_formats(text: &str) -> String {
     format!("no comparison is written as {text:?}; use one of {known}")
 }
 
-fn checked_selector(flag: &str, text: Option<&str>) -> Result<String, CliError> {
+/// The selector of a flag, once it can be read; all series without one.
+pub(super) fn checked_selector(flag: &str, text: Option<&str>) -> Result<String, CliError> {
     let text = text.unwrap_or("");
     match text.parse::<Selector>() {
         Ok(_) => Ok(text.to_owned()),
@@ -159,7 +160,7 @@ fn checked_selector(flag: &str, text: Option<&str>) -> Result<String, CliError> 
 }
 
 /// `window`, so much earlier.
-fn earlier(window: Window, before: Duration) -> Result<Window, CliError> {
+pub(super) fn earlier(window: Window, before: Duration) -> Result<Window, CliError> {
     let (start, end) = (window.start(), window.end());
     Window::new(start.saturating_sub(before), end.saturating_sub(before))
         .map_err(|_| CliError::Usage("--before reaches back before 1970".to_owned()))

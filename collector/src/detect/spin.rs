@@ -128,6 +128,7 @@ impl Detector for SpinDetector {
                 leaf_eff: candidate.leaf_eff,
                 top_leaves: candidate.top_leaves.clone(),
                 throttled_share: throttled_share(row),
+                shift: None,
             })
             .collect()
     }

@@ -14,14 +14,26 @@ use proto::stack::FrameKind;
 use proto::window::{UnixNanos, Window};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::coarse::Grain;
 use super::{FunctionCount, PathFrame, SeriesRow, ServiceRow, SpinCandidate};
 
 /// First key byte of a [`SeriesRow`].
 pub const SERIES_ROW: u8 = 1;
 /// First key byte of a [`ServiceRow`].
 pub const SERVICE_ROW: u8 = 2;
+/// First key byte of a [`ServiceRow`] over ten minutes of all versions.
+pub const TEN_MINUTES_ROW: u8 = 3;
+/// First key byte of a [`ServiceRow`] over an hour of all versions.
+pub const HOUR_ROW: u8 = 4;
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 17;
+/// First key byte of the rows of `grain`.
+pub const fn kind_of(grain: Grain) -> u8 {
+    match grain {
+        Grain::TenMinutes => TEN_MINUTES_ROW,
+        Grain::Hour => HOUR_ROW,
+    }
+}
 /// Format of the values written here.
 const FORMAT: u8 = 1;
 
@@ -58,6 +70,13 @@ pub fn key(kind: u8, service: u32, start: UnixNanos, discriminator: u32) -> [u8;
 pub fn prefix(kind: u8, service: u32) -> [u8; 5] {
     let [a, b, c, d] = service.to_be_bytes();
     [kind, a, b, c, d]
+}
+
+/// Beginning of the keys of `kind` of a service for the step that begins at `start`.
+pub fn step_prefix(kind: u8, service: u32, start: UnixNanos) -> Vec<u8> {
+    let mut prefix = key(kind, service, start, 0).to_vec();
+    prefix.truncate(KEY_BYTES - size_of::<u32>());
+    prefix
 }
 
 /// The discriminator of a version's [`ServiceRow`].

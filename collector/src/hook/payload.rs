@@ -83,22 +83,18 @@ fn path(alert: &Alert) -> String {
 fn annotations(alert: &Alert) -> Texts {
     let link = |name: &str| alert.links.get(name).cloned().unwrap_or_default();
     let mut annotations = BTreeMap::from([
-        (
-            "summary",
-            format!(
-                "{} spins in {}: {:.2} cores",
-                alert.service, alert.anchor, alert.cores
-            ),
-        ),
+        ("summary", alert.title.clone()),
         ("description", alert.summary.clone()),
         ("path", path(alert)),
         ("cores", format!("{:.2}", alert.cores)),
-        ("wait_share", format!("{:.3}", alert.wait_share)),
         ("since", alert.since.clone()),
         ("flamegraph_url", link("flamegraph")),
         ("pprof_url", link("pprof")),
         ("query", link("query")),
     ]);
+    if let Some(share) = alert.wait_share {
+        annotations.insert("wait_share", format!("{share:.3}"));
+    }
     if let Some(share) = alert.progress_share {
         annotations.insert("progress_share", format!("{share:.3}"));
     }

@@ -12,7 +12,9 @@ use proto::window::Window;
 use super::App;
 use super::api::{compute, file};
 use super::error::ApiError;
-use super::params::{DiffParams, Params, ProfileParams, TimelineParams, given, selector};
+use super::params::{
+    DiffParams, Params, ProfileParams, TimelineParams, VerdictParams, given, selector,
+};
 use crate::auth::Principal;
 use crate::diff::Reading;
 use crate::metrics::QueryKind;
@@ -22,6 +24,9 @@ use crate::render::diff::{DiffFormat, Widths};
 use crate::render::{self, Format, RenderContext, Style};
 use crate::time_range;
 use crate::timeline::{Steps, Timeline, suited_step};
+
+/// The part of the CPU time of a gain that fails a verdict, when the caller does not say.
+const DEFAULT_FAIL_ON: f64 = 0.05;
 
 fn length(name: &str, text: Option<&str>) -> Result<Option<Duration>, ApiError> {
     let Some(text) = given(text) else {
@@ -128,6 +133,42 @@ pub async fn diff(
         &format!("difference.{}", format.extension()),
         bytes,
     ))
+}
+
+/// `GET /api/v1/verdict`.
+pub async fn verdict(
+    State(app): State<App>,
+    Extension(principal): Extension<Principal>,
+    Params(params): Params<VerdictParams>,
+) -> Result<Response, ApiError> {
+    let fail_on = params.fail_on.unwrap_or(DEFAULT_FAIL_ON);
+    if !(fail_on > 0.0 && fail_on <= 10.0) {
+        return Err(invalid("fail_on is a part of the CPU time such as 0.05"));
+    }
+    let asked = request(&params.sides(), &app)?;
+    let found = app.query.verdict(&principal.tenant, asked).await;
+    let verdict = app.counted(QueryKind::Verdict, found)?;
+    let (kind, bytes) = match given(params.format.as_deref()).unwrap_or("json") {
+        "json" => (
+            "application/json",
+            render::verdict::json(&verdict, fail_on)?,
+        ),
+        "markdown" => (
+            "text/markdown; charset=utf-8",
+            render::verdict::markdown(&verdict, fail_on).into_bytes(),
+        ),
+        "text" => (
+            "text/plain; charset=utf-8",
+            render::verdict::text(&verdict, fail_on).into_bytes(),
+        ),
+        other => {
+            let shown: String = other.chars().take(64).collect();
+            return Err(invalid(format!(
+                "no verdict is written as {shown:?}; use json, markdown or text"
+            )));
+        }
+    };
+    Ok(([(CONTENT_TYPE, kind)], bytes).into_response())
 }
 
 /// `GET /api/v1/timeline`.

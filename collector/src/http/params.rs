@@ -145,6 +145,53 @@ pub struct DiffParams {
     pub max_nodes: Option<usize>,
 }
 
+/// Which profiles are judged, as in [`DiffParams`], and how.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerdictParams {
+    /// Of which service.
+    pub service: Option<String>,
+    /// Start of the new range.
+    pub since: Option<String>,
+    /// End of the new range.
+    pub until: Option<String>,
+    /// How long before the new range the base lies.
+    pub before: Option<String>,
+    /// Start of the base.
+    pub base_since: Option<String>,
+    /// End of the base.
+    pub base_until: Option<String>,
+    /// Series of the base.
+    pub base: Option<String>,
+    /// Series of the new side.
+    pub new: Option<String>,
+    /// Profile type; CPU when absent.
+    #[serde(rename = "type")]
+    pub profile_type: Option<String>,
+    /// Part of the base's CPU time that a gain must reach to fail; 0.05 when absent.
+    pub fail_on: Option<f64>,
+    /// `json`, `markdown` or `text`.
+    pub format: Option<String>,
+}
+
+impl VerdictParams {
+    /// Both sides.
+    pub fn sides(&self) -> DiffParams {
+        DiffParams {
+            service: self.service.clone(),
+            since: self.since.clone(),
+            until: self.until.clone(),
+            before: self.before.clone(),
+            base_since: self.base_since.clone(),
+            base_until: self.base_until.clone(),
+            base: self.base.clone(),
+            new: self.new.clone(),
+            profile_type: self.profile_type.clone(),
+            ..DiffParams::default()
+        }
+    }
+}
+
 /// Which quantity over time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

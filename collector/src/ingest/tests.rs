@@ -54,6 +54,8 @@ struct Failing {
     fails: AtomicBool,
     /// Reads of windows after which one fails; 0 means none does.
     read_fails_after: AtomicUsize,
+    /// Looks for imports that find none, as if they came later.
+    imports_come_after: AtomicUsize,
 }
 
 impl StateStore for Failing {
@@ -99,6 +101,11 @@ impl Store for Failing {
         request: &SumRequest<'_>,
         visit: &mut dyn FnMut(&WindowKey),
     ) -> Result<(), StoreError> {
+        let left = self.imports_come_after.load(Ordering::SeqCst);
+        if request.tier == Tier::Import && left > 0 {
+            self.imports_come_after.store(left - 1, Ordering::SeqCst);
+            return Ok(());
+        }
         self.inner.keys(request, visit)
     }
     fn groups(&self, service: ServiceId) -> Result<Vec<rows::Group>, StoreError> {
@@ -213,6 +220,7 @@ fn limited(max_nodes: usize, tree_bytes: usize) -> Bench {
         inner: RocksStore::open(folder.path(), 8 << 20).unwrap(),
         fails: AtomicBool::new(false),
         read_fails_after: AtomicUsize::new(0),
+        imports_come_after: AtomicUsize::new(0),
     });
     let shared: Arc<dyn Store> = Arc::<Failing>::clone(&store);
     let trees = Arc::new(Trees::new(Arc::clone(&shared), tree_bytes).limited(max_nodes));
@@ -236,10 +244,12 @@ fn limited(max_nodes: usize, tree_bytes: usize) -> Bench {
     .unwrap();
     let state: Arc<dyn StateStore> = Arc::<Failing>::clone(&store);
     let settings = alert::Settings {
+        step: Duration::from_secs(60),
         hold: Duration::from_secs(300),
         keep: Duration::from_secs(86_400),
         public_url: String::new(),
         has_hook: false,
+        shift: crate::detect::shift::ShiftSettings::default(),
     };
     let reader = RangeReader::new(
         Arc::clone(&shared),
@@ -594,6 +604,39 @@ fn series_and_services_go_with_their_last_row() {
     let mut anew = Stream::new(1);
     assert_eq!(commit(&mut bench, &mut anew, 5, of_pod("a", 0)), ACKED);
     assert_eq!(bench.service(), Some(ServiceId(2)));
+}
+
+#[test]
+fn names_stay_for_an_import_that_comes_while_they_are_looked_at() {
+    let today_s = u64::try_from(NOW.seconds()).unwrap() / 86_400 * 86_400;
+    // One series, so that the service goes with it; and one that stays beside it.
+    for stays in [false, true] {
+        let mut bench = bench();
+        let mut files = Stream::new(2);
+        let of_pod =
+            |pod: &str, offset_s| profile_of([("service", "s"), ("pod", pod)], "f", offset_s, 1);
+        let (submission, mut outcome) = files.submission(1, of_pod("a", 99_999));
+        bench.writer.commit(vec![Submission {
+            is_import: true,
+            ..submission
+        }]);
+        assert_eq!(outcome.try_recv().unwrap(), ACKED);
+        if stays {
+            let mut stream = Stream::new(1);
+            assert_eq!(commit(&mut bench, &mut stream, 1, of_pod("b", 10)), ACKED);
+        }
+        let types = bench.directory.types().len();
+        bench
+            .store
+            .imports_come_after
+            .store(types, Ordering::SeqCst);
+        bench.all_is_dropped_before(today_s);
+        // It was asked for and not found, and found when it was asked for again.
+        assert_eq!(bench.store.imports_come_after.load(Ordering::SeqCst), 0);
+        assert_eq!(bench.service(), Some(ServiceId(1)));
+        let series = bench.store.series(ServiceId(1)).unwrap();
+        assert_eq!(series.len(), 1 + usize::from(stays));
+    }
 }
 
 #[test]

@@ -20,4 +20,5 @@ mod metrics;
 mod push;
 mod restart;
 mod server;
+mod shift;
 mod spin;

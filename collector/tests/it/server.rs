@@ -63,6 +63,14 @@ impl Server {
 
     /// Starts with the defaults changed by `change`; the own profile is off.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config, &Path)) -> Self {
+        Self::start_at(Arc::new(SystemClock), change).await
+    }
+
+    /// As [`Server::start_with`], at the time of `clock`.
+    pub(crate) async fn start_at(
+        clock: Arc<dyn Clock>,
+        change: impl FnOnce(&mut Config, &Path),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config {
             listen: "127.0.0.1:0".to_owned(),
@@ -72,9 +80,7 @@ impl Server {
         config.self_profile.enabled = false;
         change(&mut config, folder.path());
         let shutdown = CancellationToken::new();
-        let running = serve::start(config, Arc::new(SystemClock), shutdown.clone())
-            .await
-            .unwrap();
+        let running = serve::start(config, clock, shutdown.clone()).await.unwrap();
         Self {
             address: running.address(),
             running,

@@ -64,6 +64,26 @@ fn labels_of_a_sample_are_read_back() {
 }
 
 #[test]
+fn a_long_text_is_cut_where_it_is_read_between_letters() {
+    let limit = crate::limits::MAX_STRING_BYTES;
+    for (letter, kept) in [
+        ("a", limit),
+        ("ü", limit - limit % 2),
+        ("€", limit - limit % 3),
+    ] {
+        let long = letter.repeat(limit);
+        let bytes = raw(|profile| {
+            let name = usize::try_from(profile.function[0].name).unwrap();
+            profile.string_table[name] = long.clone();
+        });
+        let read = Pprof::parse(&bytes, FrameKind::Go).unwrap();
+        let name = &read.samples[0].stack[0].function;
+        assert_eq!(name.len(), kept, "{letter}");
+        assert!(long.starts_with(&**name));
+    }
+}
+
+#[test]
 fn dangling_indices_are_errors() {
     type Change = fn(&mut pb::Profile);
     let cases: [(&str, Change); 5] = [

@@ -11,12 +11,10 @@ use rustc_hash::FxHashMap;
 
 use super::processes::Processes;
 use super::tally::Tally;
+use crate::source::TRUNCATED;
 use crate::symbolize::binary::BinaryId;
 use crate::symbolize::{Frames, Symbolizer};
 use crate::unwind::{End, Place};
-
-/// Name of the root of a stack whose own root is missing.
-pub(in crate::source) const TRUNCATED: &str = "[truncated]";
 
 /// Name of the frame of a sample within the kernel that no user code asked
 /// for.

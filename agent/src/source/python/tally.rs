@@ -14,7 +14,7 @@ use proto::stack::{Frame, FrameKind, Stack};
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::source::perf::TRUNCATED;
+use crate::source::TRUNCATED;
 
 /// Most frames of one window, and of which nothing is forgotten after it.
 const MAX_FRAMES: usize = 256 * 1024;
