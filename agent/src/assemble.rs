@@ -221,6 +221,7 @@ fn facts(collected: &Collected, accounted: Accounted, idle_period_ns: u64) -> Fa
         ..Facts::default()
     };
     if !is_cpu(collected) {
+        facts.observed_ns = collected.observed_ns.min(window_ns);
         return facts;
     }
     let sampled_ns = match collected.observed_ns {

@@ -22,6 +22,8 @@ const MAX_REGEX_BYTES: usize = 1 << 20;
 const RATES_HZ: std::ops::RangeInclusive<u32> = 1..=1000;
 /// Fewest and most looks per second at a Python program.
 const PYTHON_RATES_HZ: std::ops::RangeInclusive<u32> = 1..=250;
+/// Fewest and most looks per second at what threads wait for.
+const WALL_RATES_HZ: std::ops::RangeInclusive<u32> = 1..=100;
 /// Least and most stack bytes per sample; the kernel's limit is 64 KiB.
 const STACK_BYTES: std::ops::RangeInclusive<u32> = 1024..=65528;
 /// Smallest spool: a few windows must fit.
@@ -41,6 +43,8 @@ pub struct Config {
     pub window: WindowConfig,
     /// CPU sampling.
     pub cpu: CpuConfig,
+    /// Sampling of what threads wait for.
+    pub wall: WallConfig,
     /// Go's `/debug/pprof`.
     pub endpoint: EndpointConfig,
     /// Java virtual machines.
@@ -87,7 +91,7 @@ pub struct WindowConfig {
 #[serde(rename_all = "lowercase")]
 pub enum CpuSource {
     /// `python` for Python programs, `jvm` for Java virtual machines and `perf` for others, where
-    /// they work; else the endpoint.
+    /// they work; else the endpoint; else `proc`.
     #[default]
     Auto,
     /// perf events only; of Python they show the interpreter's own functions.
@@ -96,6 +100,8 @@ pub enum CpuSource {
     Python,
     /// Java virtual machines only, by their flight recorder.
     Jvm,
+    /// How much CPU each thread used, without functions.
+    Proc,
     /// Go's `/debug/pprof/profile` only.
     Endpoint,
     /// No CPU samples.
@@ -114,6 +120,27 @@ pub struct CpuConfig {
     pub python_rate_hz: u32,
     /// Bytes of stack per sample.
     pub stack_bytes: u32,
+}
+
+/// Where samples of waiting come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WallSource {
+    /// There are none.
+    #[default]
+    Off,
+    /// States and system calls of all threads.
+    Proc,
+}
+
+/// Sampling of what threads wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WallConfig {
+    /// Where samples come from.
+    pub source: WallSource,
+    /// Most looks per second.
+    pub rate_hz: u32,
 }
 
 /// Which `/debug/pprof` is asked.
@@ -210,6 +237,15 @@ impl Default for CpuConfig {
             rate_hz: 99,
             python_rate_hz: 49,
             stack_bytes: 16 * 1024,
+        }
+    }
+}
+
+impl Default for WallConfig {
+    fn default() -> Self {
+        Self {
+            source: WallSource::Off,
+            rate_hz: 10,
         }
     }
 }
@@ -385,7 +421,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let rules: [(&'static str, String, bool, &'static str); 12] = [
+        let rules: [(&'static str, String, bool, &'static str); 13] = [
             (
                 "target.pid",
                 self.target.pid.to_string(),
@@ -422,6 +458,12 @@ impl Config {
                 STACK_BYTES.contains(&self.cpu.stack_bytes)
                     && self.cpu.stack_bytes.is_multiple_of(8),
                 "it must be a multiple of 8 between 1024 and 65528",
+            ),
+            (
+                "wall.rate_hz",
+                self.wall.rate_hz.to_string(),
+                WALL_RATES_HZ.contains(&self.wall.rate_hz),
+                "it must be between 1 and 100",
             ),
             (
                 "jvm.mode",
@@ -577,6 +619,8 @@ mod tests {
             ("", Some(("TEPUI__AGENT__CPU__RATE_HZ", "many")), "many"),
             ("[cpu]\nrate_hz = 0", None, "cpu.rate_hz"),
             ("[cpu]\npython_rate_hz = 251", None, "cpu.python_rate_hz"),
+            ("[wall]\nrate_hz = 0", None, "wall.rate_hz"),
+            ("[wall]\nsource = \"perf\"", None, "perf"),
             ("[window]\nlength = \"0s\"", None, "window.length"),
             ("[window]\nlength = \"7s\"", None, "endpoint.cpu_every"),
             ("[endpoint]\nurl = \"ftp://x\"", None, "endpoint.url"),

@@ -9,11 +9,12 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::config::{Config, ConfigError, EndpointChoice, JvmMode};
+use crate::config::{Config, ConfigError, EndpointChoice, JvmMode, WallSource};
 use crate::ship::CapabilityLine;
 use crate::source::endpoint::{Client, TargetState, find_once};
 use crate::source::jvm::{self, JvmError};
-use crate::source::{perf, python};
+use crate::source::proc::Precision;
+use crate::source::{perf, proc, python};
 use crate::target::{Process, Selection, Tracker, cgroup};
 
 /// Numbers of capabilities, from linux/capability.h.
@@ -130,6 +131,79 @@ impl Python {
     }
 }
 
+/// What `/proc` tells of the target's threads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Threads {
+    /// How finely their CPU time is counted; nothing if it cannot be read.
+    precision: Option<Precision>,
+    readable: proc::Readable,
+}
+
+impl Threads {
+    fn read(pid: i32) -> Self {
+        let readable = proc::probe(pid);
+        Self {
+            precision: match readable.states_refusal {
+                None => Some(Precision::of(pid)),
+                Some(_) => None,
+            },
+            readable,
+        }
+    }
+
+    /// Whether CPU by thread, states, and system calls can be read.
+    fn checks(&self, target: &Target, wall: WallSource) -> [Check; 3] {
+        let hidden = "mount /proc for the agent without hidepid, or run it as the target's user";
+        let cpu = match (self.precision, &self.readable.states_refusal) {
+            (Some(precision), _) => format!(
+                "cpu by thread, without functions, is known {}; used where nothing better works",
+                match precision {
+                    Precision::Nanoseconds => "to the nanosecond".to_owned(),
+                    Precision::Ticks(length) => format!("in steps of {} ms", length.as_millis()),
+                }
+            ),
+            (None, refusal) => format!(
+                "the threads of pid {} cannot be read: {}",
+                target.pid,
+                refusal.as_deref().unwrap_or("unknown")
+            ),
+        };
+        let set = match wall {
+            WallSource::Off => "off; wall.source = \"proc\" switches it on",
+            WallSource::Proc => "on",
+        };
+        let states = match &self.readable.states_refusal {
+            None => format!("states of threads can be read ({set})"),
+            Some(refusal) => format!("states of threads cannot be read: {refusal} ({set})"),
+        };
+        let syscalls = match &self.readable.syscalls_refusal {
+            None => "system calls that threads wait in can be read".to_owned(),
+            Some(refusal) => {
+                format!("system calls that threads wait in cannot be read: {refusal}")
+            }
+        };
+        let fix = format!(
+            "securityContext.runAsUser: {} for the agent, or add capability SYS_PTRACE",
+            target.uid
+        );
+        [
+            check("thread_cpu", self.precision.is_some(), cpu, hidden),
+            check(
+                "wall_states",
+                self.readable.states_refusal.is_none(),
+                states,
+                hidden,
+            ),
+            check(
+                "wall_syscalls",
+                self.readable.syscalls_refusal.is_none(),
+                syscalls,
+                fix,
+            ),
+        ]
+    }
+}
+
 /// What the kernel says of the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Target {
@@ -140,6 +214,7 @@ struct Target {
     capabilities: u64,
     perf_refusal: Option<String>,
     python: Python,
+    threads: Threads,
     maps_are_readable: bool,
     root_is_readable: bool,
     limit_millicores: u32,
@@ -221,6 +296,7 @@ impl Target {
                 .err()
                 .map(|error| proto::status::chain(&error)),
             python: Python::read(processes),
+            threads: Threads::read(pid),
             maps_are_readable: fs::read(format!("/proc/{pid}/maps")).is_ok(),
             root_is_readable: fs::read_dir(format!("/proc/{pid}/root/")).is_ok(),
             limit_millicores: cgroup::read(pid).limit_millicores,
@@ -250,7 +326,7 @@ fn perf_fix(host: &Host, target: &Target) -> String {
         .to_owned()
 }
 
-fn judge(host: &Host, target: Option<&Target>, wanted: &str) -> Vec<Check> {
+fn judge(host: &Host, target: Option<&Target>, wanted: &str, wall: WallSource) -> Vec<Check> {
     let level = |value: Option<i64>| value.map_or("unknown".to_owned(), |v| v.to_string());
     let Some(target) = target else {
         let fix = "shareProcessNamespace: true in the pod's spec, or name the target with --pid, --name or --command";
@@ -293,6 +369,7 @@ fn judge(host: &Host, target: Option<&Target>, wanted: &str) -> Vec<Check> {
         0 => "the target's cgroup has no cpu limit, or it cannot be seen".to_owned(),
         limit => format!("the target's cgroup is limited to {limit} thousandths of a core"),
     };
+    let [thread_cpu, wall_states, wall_syscalls] = target.threads.checks(target, wall);
     vec![
         check("target", true, found, ""),
         check(
@@ -302,6 +379,9 @@ fn judge(host: &Host, target: Option<&Target>, wanted: &str) -> Vec<Check> {
             perf_fix(host, target),
         ),
         target.python.check(),
+        thread_cpu,
+        wall_states,
+        wall_syscalls,
         check("process_files", is_readable, memory_detail, memory_fix),
         check(
             "locked_memory",
@@ -366,7 +446,12 @@ pub fn examine_host(config: &Config) -> Report {
     match processes(config) {
         Ok((selection, processes)) => {
             let target = Target::read(&processes);
-            let mut checks = judge(&Host::read(), target.as_ref(), &wanted(&selection));
+            let mut checks = judge(
+                &Host::read(),
+                target.as_ref(),
+                &wanted(&selection),
+                config.wall.source,
+            );
             if let Some(pid) = first_jvm(&processes) {
                 let found = jvm::look(pid).map(|()| "attaching is allowed".to_owned());
                 checks.push(judge_jvm(pid, config.jvm.mode, &found));
@@ -475,6 +560,13 @@ mod tests {
             processes: 2,
             uid,
             perf_refusal: Some("permission denied".to_owned()),
+            threads: Threads {
+                precision: Some(Precision::Nanoseconds),
+                readable: proc::Readable {
+                    states_refusal: None,
+                    syscalls_refusal: Some("permission denied".to_owned()),
+                },
+            },
             maps_are_readable: true,
             root_is_readable: true,
             ..Target::default()
@@ -514,7 +606,7 @@ mod tests {
 
     #[test]
     fn without_a_target_the_pod_is_to_be_changed() {
-        let checks = judge(&sandboxed(), None, "pid 9");
+        let checks = judge(&sandboxed(), None, "pid 9", WallSource::Off);
         assert_eq!(checks.len(), 1);
         assert!(checks[0].fix.contains("shareProcessNamespace"));
     }
@@ -523,19 +615,23 @@ mod tests {
     fn the_report_reads_as_text_and_json() {
         let report = Report {
             target_name: String::new(),
-            checks: judge(&sandboxed(), Some(&refused(1000)), "").split_off(1),
+            checks: judge(&sandboxed(), Some(&refused(1000)), "", WallSource::Off).split_off(1),
         };
         expect![[r#"
             no   perf_event_open    permission denied (user 1000, seccomp 2, perf_event_paranoid 2, PERFMON no, SYS_PTRACE no)
                                     fix: securityContext.capabilities.add: ["PERFMON"] for the agent opens the seccomp filter
             no   python_frames      no process of the target is known to run CPython
+            yes  thread_cpu         cpu by thread, without functions, is known to the nanosecond; used where nothing better works
+            yes  wall_states        states of threads can be read (off; wall.source = "proc" switches it on)
+            no   wall_syscalls      system calls that threads wait in cannot be read: permission denied
+                                    fix: securityContext.runAsUser: 1000 for the agent, or add capability SYS_PTRACE
             yes  process_files      /proc/7/maps and /proc/7/root are readable: stacks and names are complete
             yes  locked_memory      perf_event_mlock_kb is 516, shared by all agents of a user
             no   cgroup_cpu_limit   the target's cgroup has no cpu limit, or it cannot be seen
         "#]]
         .assert_eq(&report.to_string());
         expect![[r#"{"checks":[{"name":"locked_memory","available":true,"detail":"perf_event_mlock_kb is 516, shared by all agents of a user","fix":""}]}"#]]
-        .assert_eq(&serde_json::to_string(&Report { target_name: String::new(), checks: vec![report.checks[3].clone()] }).unwrap());
+        .assert_eq(&serde_json::to_string(&Report { target_name: String::new(), checks: vec![report.checks[6].clone()] }).unwrap());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::config::{Config, ConfigError, CpuSource, Overrides};
+use agent::config::{Config, ConfigError, CpuSource, Overrides, WallConfig, WallSource};
 use agent::record::{Recorded, Recording};
 use agent::{doctor, record, run};
 use anyhow::Context;
@@ -40,12 +40,13 @@ Examples:
   agent run --collector https://collector:4040 --source endpoint
   agent run --service api -- ./api --port 8080")]
     Run(RunArgs),
-    /// Records one CPU profile to a file that `go tool pprof` opens
+    /// Records one profile, of CPU or of waiting, to a file that `go tool pprof` opens
     #[command(after_help = "\
 Examples:
   agent record --pid 1234 --duration 30s -o cpu.pb.gz
   agent record --name logger -o cpu.pb.gz && go tool pprof -top cpu.pb.gz
-  agent record --command 'gunicorn.*wsgi' --source python -o cpu.pb.gz")]
+  agent record --command 'gunicorn.*wsgi' --source python -o cpu.pb.gz
+  agent record --pid 1234 --wall -o wall.pb.gz")]
     Record(RecordArgs),
     /// Tells what can be sampled here, what is missing, and how to fix it
     #[command(after_help = "\
@@ -108,6 +109,9 @@ struct RecordArgs {
     /// How long to sample
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     duration: Duration,
+    /// Records what threads wait for instead of CPU
+    #[arg(long)]
+    wall: bool,
     /// File to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -195,6 +199,13 @@ fn record_verb(args: RecordArgs) -> anyhow::Result<u8> {
         cpu: config.cpu,
         jvm: config.jvm,
         endpoint: config.endpoint.url,
+        wall: WallConfig {
+            source: match args.wall {
+                true => WallSource::Proc,
+                false => WallSource::Off,
+            },
+            ..config.wall
+        },
     };
     // Hidden by itself when stderr is no terminal.
     let total = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);

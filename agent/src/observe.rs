@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::source::endpoint::TargetState;
+use crate::source::proc::WallSampler;
 use crate::source::{Collected, CpuSampler, OpenSampler};
 use crate::target::{Changes, SCAN_EVERY, Selection, TargetError, Tracker, Usage};
 
@@ -38,12 +39,15 @@ pub struct Observation {
     pub name: String,
     /// CPU samples, when a sampler ran.
     pub collected: Option<Collected>,
+    /// What threads waited for, when that is sampled.
+    pub wall: Option<Collected>,
 }
 
 /// Watches one target; see the module.
 pub struct Observer {
     tracker: Tracker,
     open: Option<OpenSampler>,
+    wall: Option<WallSampler>,
     window: Duration,
     clock: Arc<dyn Clock>,
     may_be_unseen: bool,
@@ -98,12 +102,20 @@ impl Observer {
             may_be_unseen: matches!(selection, Selection::Others),
             tracker: Tracker::new(selection)?,
             open,
+            wall: None,
             window,
             clock,
             target: outlets.target,
             observations: outlets.observations,
             shutdown,
         })
+    }
+
+    /// Samples what threads wait for, too.
+    #[must_use]
+    pub fn with_wall(mut self, wall: Option<WallSampler>) -> Self {
+        self.wall = wall;
+        self
     }
 
     /// Watches until the shutdown, or until a target that was selected by its
@@ -147,8 +159,22 @@ impl Watch {
             }
             let until_end = start.saturating_add(window).since(clock.now());
             let until_scan = next_scan.saturating_duration_since(Instant::now());
-            self.wait(until_end.min(until_scan));
+            let until_look = self.look_at_waiting();
+            self.wait(until_end.min(until_scan).min(until_look));
         }
+    }
+
+    /// Looks at what threads wait for if it is time to; returns how long it is
+    /// until the next time.
+    fn look_at_waiting(&mut self) -> Duration {
+        let Some(wall) = &mut self.observer.wall else {
+            return Duration::MAX;
+        };
+        if !wall.has_processes() {
+            return Duration::MAX;
+        }
+        wall.look(Instant::now());
+        wall.next_look().saturating_duration_since(Instant::now())
     }
 
     /// Sleeps, in the sampler if there is something to sample.
@@ -212,6 +238,17 @@ impl Watch {
             .iter()
             .map(|p| p.pid)
             .collect();
+        if let Some(wall) = &mut self.observer.wall {
+            for pid in &changes.removed {
+                wall.remove_process(*pid);
+            }
+            for pid in &changes.added {
+                if let Err(error) = wall.add_process(*pid) {
+                    let error = &*error as &dyn std::error::Error;
+                    debug!(pid, error, "waiting of process is not sampled");
+                }
+            }
+        }
         if let Some(sampler) = &mut self.sampler {
             for pid in &changes.removed {
                 sampler.remove_process(*pid);
@@ -274,6 +311,14 @@ impl Watch {
         });
     }
 
+    /// What was sampled; nothing if that says nothing of the window.
+    fn collect(&mut self, window: Window) -> Option<Collected> {
+        let sampler = self.sampler.as_mut()?;
+        let leaves_all = sampler.leaves_all();
+        let collected = sampler.collect(window);
+        (!leaves_all).then_some(collected)
+    }
+
     fn close_window(&mut self, start: UnixNanos, watched: Duration) {
         // Accounting must end where the window does.
         self.scan();
@@ -293,7 +338,8 @@ impl Watch {
                 .first()
                 .map(|process| process.name.clone())
                 .unwrap_or_default(),
-            collected: self.sampler.as_mut().map(|sampler| sampler.collect(window)),
+            collected: self.collect(window),
+            wall: self.observer.wall.as_mut().map(|wall| wall.collect(window)),
         };
         if self.observer.observations.try_send(observation).is_err() {
             self.dropped_windows = self.dropped_windows.saturating_add(1);
@@ -339,6 +385,7 @@ mod tests {
     struct Fake {
         targets: usize,
         fails: bool,
+        leaves_all: bool,
     }
 
     impl CpuSampler for Fake {
@@ -376,6 +423,10 @@ mod tests {
 
         fn misses_some(&self) -> bool {
             false
+        }
+
+        fn leaves_all(&self) -> bool {
+            self.leaves_all
         }
 
         fn source(&self) -> &'static str {
@@ -419,8 +470,31 @@ mod tests {
     fn fake(fails: bool) -> OpenSampler {
         Box::new(move |pids| {
             let targets = pids.len();
-            Ok(Box::new(Fake { targets, fails }))
+            Ok(Box::new(Fake {
+                targets,
+                fails,
+                leaves_all: false,
+            }))
         })
+    }
+
+    #[test]
+    fn a_window_that_is_left_to_the_endpoint_is_not_told_as_idle() {
+        let sleeper = Sleeper::start();
+        let open: OpenSampler = Box::new(|pids| {
+            Ok(Box::new(Fake {
+                targets: pids.len(),
+                fails: false,
+                leaves_all: true,
+            }))
+        });
+        let mut watched = watch_with(sleeper.selection(), open);
+        let observation = watched.observations.blocking_recv().unwrap();
+        assert!(observation.collected.is_none() && observation.wall.is_none());
+        assert_eq!(observation.usage.processes_count, 1);
+        watched.shutdown.cancel();
+        watched.thread.thread().unpark();
+        watched.thread.join().unwrap();
     }
 
     #[test]

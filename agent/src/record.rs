@@ -1,4 +1,4 @@
-//! `agent record`: one CPU profile to a file in pprof's format, no collector.
+//! `agent record`: one profile to a file in pprof's format, no collector.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use proto::value_type::{ProfileType, ValueType, ValueTypeError};
 use proto::window::{Clock, UnixNanos, Window, WindowError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{CpuConfig, CpuSource, EndpointChoice, JvmConfig};
+use crate::config::{CpuConfig, CpuSource, EndpointChoice, JvmConfig, WallConfig, WallSource};
 use crate::source::endpoint::{Client, EndpointError, TargetState, cpu_once, find_once};
 use crate::source::jvm::{self, Cpu, Followed, JvmError};
 use crate::source::route::{Allowed, Claims};
-use crate::source::{Collected, CpuSampler, SamplerError, cpu_sampler};
+use crate::source::{Collected, CpuSampler, PROC, SamplerError, cpu_sampler, wall_sampler};
 use crate::target::{Process, SCAN_EVERY, Selection, TargetError, Tracker};
 
 /// Time between two reports of progress.
@@ -38,6 +38,9 @@ pub struct Recording {
     pub jvm: JvmConfig,
     /// Which endpoint, should it be asked.
     pub endpoint: EndpointChoice,
+    /// How to sample what threads wait for; unless that is off it is recorded,
+    /// and CPU is not.
+    pub wall: WallConfig,
 }
 
 /// What was recorded.
@@ -113,10 +116,26 @@ pub fn record(
         return Err(RecordError::NoTarget);
     }
     let pids: Vec<i32> = processes.iter().map(|p| p.pid).collect();
+    let is_cpu = recording.wall.source == WallSource::Off;
+    let may_ask_endpoint = is_cpu && recording.cpu.source == CpuSource::Auto;
     let claims = Claims::default();
     let machines = Machines::start(recording, clock, &claims, &processes)?;
-    let open = cpu_sampler(&recording.cpu, recording.jvm.mode, claims.clone());
-    let opened = open.map(|mut open| open(&pids));
+    let opened = match is_cpu {
+        true => cpu_sampler(&recording.cpu, recording.jvm.mode, claims.clone())
+            .map(|mut open| open(&pids)),
+        false => open_wall(&recording.wall, &pids),
+    };
+    let opened = match opened {
+        // An endpoint shows more than the last resort.
+        Some(Ok(sampler))
+            if may_ask_endpoint
+                && sampler.source() == PROC
+                && has_endpoint(recording, &processes)? =>
+        {
+            None
+        }
+        opened => opened,
+    };
     let (collected, source) = match opened {
         Some(Ok(sampler)) => with_sampler(
             recording,
@@ -126,16 +145,11 @@ pub fn record(
             machines,
             &mut progress,
         )?,
-        Some(Err(error)) if recording.cpu.source != CpuSource::Auto => {
+        Some(Err(error)) if !may_ask_endpoint => {
             return Err(RecordError::Sampler(error));
         }
         refused => {
-            let state = TargetState {
-                started: processes.first().map(|p| p.started).unwrap_or_default(),
-                processes,
-                may_be_unseen: false,
-                is_sampled_from_outside: Some(false),
-            };
+            let state = state_of(&processes);
             let error = refused.and_then(Result::err);
             (
                 with_endpoint(recording, clock, &state, error, progress)?,
@@ -154,6 +168,42 @@ pub fn record(
         lost_samples: collected.lost_samples,
         source,
     })
+}
+
+fn open_wall(
+    config: &WallConfig,
+    pids: &[i32],
+) -> Option<Result<Box<dyn CpuSampler>, SamplerError>> {
+    let mut sampler = wall_sampler(config)?;
+    let added = pids.iter().map(|pid| sampler.add_process(*pid));
+    let first_failure = added.filter_map(Result::err).reduce(|first, _| first);
+    Some(match first_failure {
+        Some(failure) if !sampler.has_processes() => Err(failure),
+        _ => Ok(Box::new(sampler)),
+    })
+}
+
+fn state_of(processes: &[Process]) -> TargetState {
+    TargetState {
+        started: processes.first().map(|p| p.started).unwrap_or_default(),
+        processes: processes.to_vec(),
+        may_be_unseen: false,
+        is_sampled_from_outside: Some(false),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, RecordError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(RecordError::Runtime)
+}
+
+fn has_endpoint(recording: &Recording, processes: &[Process]) -> Result<bool, RecordError> {
+    let client = Client::new()?;
+    let state = state_of(processes);
+    let found = find_once(&client, &recording.endpoint, &state);
+    Ok(runtime()?.block_on(found).is_some())
 }
 
 /// Java virtual machines that record themselves meanwhile.
@@ -175,17 +225,17 @@ impl Machines {
         claims: &Claims,
         processes: &[Process],
     ) -> Result<Self, RecordError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(RecordError::Runtime)?;
         let mut machines = Self {
-            runtime,
+            runtime: runtime()?,
             claims: claims.clone(),
             followed: Vec::new(),
             ends: Vec::new(),
         };
-        let allowed = Allowed::by(recording.cpu.source, recording.jvm.mode);
+        let allowed = match recording.wall.source {
+            WallSource::Off => Allowed::by(recording.cpu.source, recording.jvm.mode),
+            // No CPU is recorded then.
+            WallSource::Proc => None,
+        };
         if !allowed.is_some_and(|allowed| allowed.jvm) {
             return Ok(machines);
         }
@@ -359,11 +409,7 @@ fn with_endpoint(
     refused: Option<SamplerError>,
     mut progress: impl FnMut(Duration),
 ) -> Result<Collected, RecordError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(RecordError::Runtime)?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let client = Client::new()?;
         let found = find_once(&client, &recording.endpoint, state).await;
         let found = found.ok_or(RecordError::NoSource(refused))?;
@@ -396,7 +442,10 @@ fn values(column: &Column) -> impl Iterator<Item = Vec<i64>> {
 }
 
 fn write(recording: &Recording, collected: &Collected) -> Result<(), RecordError> {
-    let cpu = ProfileType::cpu();
+    let profile_type = match recording.wall.source {
+        WallSource::Off => ProfileType::cpu(),
+        WallSource::Proc => ProfileType::wall(),
+    };
     let columns = collected.groups.iter().flat_map(|group| &group.columns);
     let period = columns
         .map(|column| column.period)
@@ -408,15 +457,19 @@ fn write(recording: &Recording, collected: &Collected) -> Result<(), RecordError
         part => Duration::from_nanos(part),
     };
     let mut builder = PprofBuilder::new(&PprofHead {
-        sample_types: vec![ValueType::new("samples", "count")?, cpu.sample().clone()],
-        period_type: cpu.period().clone(),
+        sample_types: vec![
+            ValueType::new("samples", "count")?,
+            profile_type.sample().clone(),
+        ],
+        period_type: profile_type.period().clone(),
         period,
         time_ns: window.start().get(),
         duration_ns: i64::try_from(observed.as_nanos()).unwrap_or(i64::MAX),
         comments: vec![format!("recorded by agent {}", env!("CARGO_PKG_VERSION"))],
     });
     for group in &collected.groups {
-        let column = group.columns.iter().find(|c| c.profile_type == cpu);
+        let mut columns = group.columns.iter();
+        let column = columns.find(|column| column.profile_type == profile_type);
         for (stack, values) in group.stacks.iter().zip(column.into_iter().flat_map(values)) {
             builder.add(stack.iter(), values);
         }

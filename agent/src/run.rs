@@ -40,7 +40,7 @@ use crate::ship::{HelloInfo, ShipConfig, ShipError, run_shipper};
 use crate::source::endpoint::{EndpointError, EndpointSource, Plan, TargetState};
 use crate::source::jvm::{self, JvmSource};
 use crate::source::route::{Allowed, Claims};
-use crate::source::{Collected, cpu_sampler};
+use crate::source::{Collected, cpu_sampler, wall_sampler};
 use crate::spool::{Spool, SpoolError};
 use crate::target::{Selection, TargetError};
 
@@ -119,7 +119,11 @@ impl Config {
             choice: self.endpoint.url.clone(),
             with_cpu: match self.cpu.source {
                 CpuSource::Auto | CpuSource::Endpoint => true,
-                CpuSource::Perf | CpuSource::Python | CpuSource::Jvm | CpuSource::Off => false,
+                CpuSource::Perf
+                | CpuSource::Python
+                | CpuSource::Jvm
+                | CpuSource::Proc
+                | CpuSource::Off => false,
             },
             window: self.window.length,
             cpu_length: self.endpoint.cpu_length,
@@ -314,7 +318,8 @@ pub async fn run(
         Arc::clone(&clock),
         outlets,
         stop_sources.clone(),
-    )?;
+    )?
+    .with_wall(wall_sampler(&config.wall));
 
     let mut shipper = JoinSet::new();
     shipper.spawn(run_shipper(
@@ -341,7 +346,7 @@ pub async fn run(
                 Arc::clone(&clock),
                 target,
                 yields,
-                claims,
+                claims.clone(),
             );
             let started = source.start(stop_sources.clone());
             tasks.spawn(started.map_err(RunError::Setup)?);
@@ -350,7 +355,8 @@ pub async fn run(
     if config.endpoint.url == EndpointChoice::Off {
         drop(yields);
     } else {
-        let source = EndpointSource::new(config.plan(), clock, target_state, yields)?;
+        let source =
+            EndpointSource::new(config.plan(), clock, target_state, yields)?.claiming(claims);
         tasks.spawn(source.run(stop_sources.clone()));
     }
     let over = CancellationToken::new();
@@ -474,7 +480,7 @@ impl Batches {
         // One profile of CPU for each window, so that its facts count once.
         let window = observation.window;
         let is_of_window = |c: &Collected| c.window == window && c.is_cpu();
-        let (cpu, others): (Vec<_>, Vec<_>) = others.into_iter().partition(is_of_window);
+        let (cpu, mut others): (Vec<_>, Vec<_>) = others.into_iter().partition(is_of_window);
         for cpu in cpu {
             match &mut observation.collected {
                 Some(sum) => sum.add(cpu),
@@ -492,6 +498,7 @@ impl Batches {
             .is_some_and(|collected| collected.samples_count > 0);
         let is_there =
             observation.usage.processes_count > 0 || observation.usage.cpu_ns > 0 || has_samples;
+        others.extend(observation.wall.filter(|wall| wall.samples_count > 0));
         let mut profiles = Vec::new();
         let mut untold = accounted;
         if let Some(collected) = observation

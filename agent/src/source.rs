@@ -9,11 +9,15 @@
 //! - [`endpoint`] asks a Go program's `/debug/pprof` for CPU, heap, goroutines,
 //!   mutex, block and thread creation;
 //! - [`jvm`] lets Java virtual machines record themselves: CPU, allocations and
-//!   waits for locks.
+//!   waits for locks;
+//! - [`proc`] tells how much CPU each thread used where nothing better works,
+//!   and what threads wait for.
 //!
-//! [`route`] chooses between [`perf`], [`python`] and [`jvm`] for the CPU of each
-//! process. [`crate::observe`] prefers them for CPU wherever they work, so that
-//! the endpoint's only CPU profile is left to people.
+//! [`route`] chooses between [`perf`], [`python`], [`jvm`] and [`proc`] for the
+//! CPU of each process. [`crate::observe`] prefers the first three wherever they
+//! work, so that the endpoint's only CPU profile is left to people. What the
+//! endpoint gives [`proc`] leaves out. Sources that work beside the router tell
+//! it so by its [`Claims`].
 
 use std::fmt;
 use std::time::Duration;
@@ -23,8 +27,9 @@ use proto::stack::Stack;
 use proto::value_type::ProfileType;
 use proto::window::Window;
 
-use crate::config::{CpuConfig, JvmMode};
+use crate::config::{CpuConfig, JvmMode, WallConfig, WallSource};
 use perf::PerfOptions;
+use proc::{ThreadCpuOptions, WallOptions, WallSampler};
 use python::PythonOptions;
 use route::{Allowed, Claims, RouteOptions, Router};
 
@@ -32,12 +37,18 @@ pub mod endpoint;
 
 pub mod jvm;
 
+mod pace;
+
 pub mod perf;
+
+pub mod proc;
 
 pub mod python;
 
 pub mod route;
 
+/// Name of the source [`proc`].
+pub const PROC: &str = "proc";
 /// Name of the root of a stack whose own root is missing.
 pub(crate) const TRUNCATED: &str = "[truncated]";
 
@@ -108,7 +119,7 @@ impl Collected {
 /// Why a sampler cannot go on, in the words of its source.
 pub type SamplerError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Samples CPU of a set of processes from outside. Not asynchronous: it lives
+/// Samples a set of processes from outside. Not asynchronous: it lives
 /// on a thread of its own.
 pub trait CpuSampler: fmt::Debug {
     /// Samples process `pid`, too.
@@ -138,6 +149,13 @@ pub trait CpuSampler: fmt::Debug {
     /// endpoint may be asked for them.
     fn misses_some(&self) -> bool;
 
+    /// Whether nothing is sampled now although there are processes, because an
+    /// endpoint shows more of them: then a window without samples does not mean
+    /// that nothing ran.
+    fn leaves_all(&self) -> bool {
+        false
+    }
+
     /// What the processes were sampled with so far, such as `perf`.
     fn source(&self) -> &'static str;
 }
@@ -146,7 +164,8 @@ pub trait CpuSampler: fmt::Debug {
 pub type OpenSampler = Box<dyn FnMut(&[i32]) -> Result<Box<dyn CpuSampler>, SamplerError> + Send>;
 
 /// Returns how CPU is sampled from outside by this configuration; nothing when
-/// it is not. `claims` are shared with those who record Java virtual machines.
+/// it is not. `claims` are shared with those who record Java virtual machines
+/// and with the endpoint.
 pub fn cpu_sampler(cpu: &CpuConfig, jvm: JvmMode, claims: Claims) -> Option<OpenSampler> {
     let options = RouteOptions {
         allowed: Allowed::by(cpu.source, jvm)?,
@@ -159,9 +178,25 @@ pub fn cpu_sampler(cpu: &CpuConfig, jvm: JvmMode, claims: Claims) -> Option<Open
             rate_hz: cpu.rate_hz,
             ..PythonOptions::default()
         },
+        proc: ThreadCpuOptions {
+            rate_hz: cpu.rate_hz,
+            ..ThreadCpuOptions::default()
+        },
     };
     Some(Box::new(move |pids| {
         let router = Router::open(pids, options, claims.clone())?;
         Ok(Box::new(router))
     }))
+}
+
+/// Returns what samples waiting by this configuration; nothing when nothing
+/// does.
+pub fn wall_sampler(config: &WallConfig) -> Option<WallSampler> {
+    match config.source {
+        WallSource::Off => None,
+        WallSource::Proc => Some(WallSampler::new(WallOptions {
+            looks_hz: config.rate_hz,
+            ..WallOptions::default()
+        })),
+    }
 }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use agent::source::jvm::{Cpu, Followed, JvmError, Plan, is_jvm, look, probe};
 use agent::source::perf::PerfOptions;
+use agent::source::proc::ThreadCpuOptions;
 use agent::source::python::PythonOptions;
 use agent::source::route::{Allowed, Claims, RouteOptions, Router};
 use agent::source::{Collected, CpuSampler};
@@ -399,12 +400,15 @@ fn cpu_profiles(folder: &Path) -> Vec<Profile> {
 #[test]
 fn a_run_tells_all_cpu_of_a_machine_once_and_of_what_runs_beside_it() {
     // Both are the target: a machine, and a shell that perf events sample.
+    // The shell's loop ends soon after the machine, which has its first id.
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", "while :; do :; done & exec \"$0\" \"$@\""]);
+    command.args([
+        "-c",
+        "while kill -0 $$; do i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; done & \
+         exec \"$0\" \"$@\"",
+    ]);
     command.arg(java());
     let target = Target::run(command, &[], &["spin"]);
-    let children = format!("/proc/{0}/task/{0}/children", target.pid);
-    let shell = std::fs::read_to_string(children).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut run = Command::new(env!("CARGO_BIN_EXE_agent"))
         .args(["run", "--collector", NOWHERE, "--endpoint", "off", "--pid"])
@@ -421,8 +425,6 @@ fn a_run_tells_all_cpu_of_a_machine_once_and_of_what_runs_beside_it() {
     let ended = Command::new("kill").args(["-TERM", &pid]).status();
     assert!(ended.unwrap().success());
     assert!(run.wait().unwrap().success());
-    let killed = Command::new("kill").arg(shell.trim()).status();
-    assert!(killed.unwrap().success());
 
     let profiles = cpu_profiles(folder.path());
     let starts: Vec<_> = profiles.iter().map(|p| p.window().start()).collect();
@@ -680,6 +682,7 @@ const ALL: Allowed = Allowed {
     python: true,
     jvm: true,
     perf: true,
+    proc: true,
 };
 
 fn router(pid: i32, allowed: Allowed, claims: &Claims) -> Router {
@@ -687,6 +690,7 @@ fn router(pid: i32, allowed: Allowed, claims: &Claims) -> Router {
         allowed,
         perf: PerfOptions::default(),
         python: PythonOptions::default(),
+        proc: ThreadCpuOptions::default(),
     };
     Router::open(&[pid], options, claims.clone()).unwrap()
 }
@@ -707,13 +711,31 @@ fn samples(router: &mut Router, start: i64) -> u64 {
     router.collect(window(start)).samples_count
 }
 
+/// A shell that uses CPU and is ended with its test.
+struct Spinner(Child);
+
+impl Spinner {
+    fn start() -> Self {
+        let mut command = Command::new("/bin/sh");
+        Self(command.args(["-c", "while :; do :; done"]).spawn().unwrap())
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.0.id()).unwrap()
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 #[test]
 fn a_machine_is_perfs_until_it_is_granted_and_again_when_it_is_lost() {
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", "while :; do :; done"])
-        .spawn()
-        .unwrap();
-    let pid = i32::try_from(child.id()).unwrap();
+    let spinner = Spinner::start();
+    let pid = spinner.pid();
     let claims = Claims::default();
     let mut router = router(pid, ALL, &claims);
     claims.offer(pid, UnixNanos::new(20));
@@ -739,8 +761,62 @@ fn a_machine_is_perfs_until_it_is_granted_and_again_when_it_is_lost() {
     assert_eq!(samples(&mut again, 50), 0);
     again.remove_process(pid);
     assert!(!claims.is_granted(pid) && !again.has_targets());
-    child.kill().unwrap();
-    child.wait().unwrap();
+}
+
+#[test]
+fn where_perf_may_not_sample_threads_are_accounted_for_until_a_machine_is_granted() {
+    let without_perf = Allowed {
+        python: false,
+        perf: false,
+        ..ALL
+    };
+    let spinner = Spinner::start();
+    let pid = spinner.pid();
+    let claims = Claims::default();
+    let mut router = router(pid, without_perf, &claims);
+    assert_eq!(router.source(), "proc");
+    claims.offer(pid, UnixNanos::new(20));
+    assert!(samples(&mut router, 0) > 0);
+    assert!(samples(&mut router, 10) > 0, "until the border");
+    assert!(claims.tells(pid, UnixNanos::new(20)));
+    assert_eq!(samples(&mut router, 20), 0, "nothing counts twice");
+    assert!(router.has_targets() && !router.misses_some());
+    assert_eq!(router.source(), "jvm and proc");
+
+    // The endpoint silences the accounting of threads, no recorder.
+    claims.claim_for_endpoint();
+    assert!(!router.leaves_all());
+    claims.refuse(pid);
+    poll_for(&mut router, Duration::from_millis(1500));
+    assert!(router.leaves_all() && router.misses_some());
+    assert_eq!(samples(&mut router, 30), 0);
+    claims.give_up_for_endpoint();
+    assert!(!router.leaves_all() && samples(&mut router, 40) > 0);
+}
+
+#[test]
+fn a_machine_that_is_waited_for_is_not_accounted_for_by_thread() {
+    let target = Target::start(&["spin"]);
+    let claims = Claims::default();
+    let without_perf = Allowed {
+        python: false,
+        perf: false,
+        ..ALL
+    };
+    let mut router = router(target.pid, without_perf, &claims);
+    assert_eq!(router.source(), "jvm");
+    assert!(router.has_targets() && !router.misses_some());
+    assert_eq!(samples(&mut router, 0), 0);
+    // What nobody samples is not idle.
+    assert!(!router.leaves_all());
+    claims.claim_for_endpoint();
+    assert!(router.leaves_all());
+    claims.give_up_for_endpoint();
+    claims.refuse(target.pid);
+    poll_for(&mut router, Duration::from_millis(1500));
+    assert!(router.has_targets() && router.misses_some());
+    assert!(samples(&mut router, 10) > 0);
+    assert_eq!(router.source(), "jvm and proc");
 }
 
 #[test]
@@ -750,6 +826,7 @@ fn a_machine_that_perf_cannot_sample_is_waited_for() {
     let only_jvm = Allowed {
         python: false,
         perf: false,
+        proc: false,
         ..ALL
     };
     let mut router = router(target.pid, only_jvm, &claims);
@@ -762,6 +839,7 @@ fn a_machine_that_perf_cannot_sample_is_waited_for() {
         allowed: only_jvm,
         perf: PerfOptions::default(),
         python: PythonOptions::default(),
+        proc: ThreadCpuOptions::default(),
     };
     let own = i32::try_from(std::process::id()).unwrap();
     let refused = Router::open(&[own], options, claims).unwrap_err();

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use agent::source::perf::PerfOptions;
+use agent::source::proc::ThreadCpuOptions;
 use agent::source::python::{PythonError, PythonOptions, PythonSampler, probe};
 use agent::source::route::{Allowed, Claims, RouteOptions, Router};
 use agent::source::{Collected, CpuSampler};
@@ -174,6 +175,7 @@ const ALL: Allowed = Allowed {
     python: true,
     jvm: true,
     perf: true,
+    proc: true,
 };
 
 fn route(pids: &[i32], allowed: Allowed) -> Router {
@@ -181,6 +183,7 @@ fn route(pids: &[i32], allowed: Allowed) -> Router {
         allowed,
         perf: PerfOptions::default(),
         python: EAGER,
+        proc: ThreadCpuOptions::default(),
     };
     Router::open(pids, options, Claims::default()).unwrap()
 }
@@ -389,6 +392,7 @@ fn python_that_holds_a_java_machine_counts_once() {
         allowed: ALL,
         perf: PerfOptions::default(),
         python: EAGER,
+        proc: ThreadCpuOptions::default(),
     };
     // The flight recorder could tell its CPU, too.
     claims.offer(target.pid(), UnixNanos::new(0));
@@ -410,10 +414,12 @@ fn what_is_no_python_is_left_to_perf() {
         allowed: Allowed {
             jvm: false,
             perf: false,
+            proc: false,
             ..ALL
         },
         perf: PerfOptions::default(),
         python: EAGER,
+        proc: ThreadCpuOptions::default(),
     };
     let refused = Router::open(&[target.pid()], options, Claims::default()).unwrap_err();
     assert!(refused.to_string().contains("does not run CPython"));
@@ -423,6 +429,7 @@ fn what_is_no_python_is_left_to_perf() {
     let only_perf = Allowed {
         python: false,
         jvm: false,
+        proc: false,
         ..ALL
     };
     let mut router = route(&[python.pid()], only_perf);

@@ -110,6 +110,11 @@ impl ProfileType {
         Self::known("process_cpu", ["cpu", "nanoseconds", "cpu", "nanoseconds"])
     }
 
+    /// Time, whether on a CPU or not: `wall:wall:nanoseconds:wall:nanoseconds`.
+    pub fn wall() -> Self {
+        Self::known("wall", ["wall", "nanoseconds", "wall", "nanoseconds"])
+    }
+
     fn known(name: &str, [kind, unit, period_kind, period_unit]: [&str; 4]) -> Self {
         Self {
             name: name.to_owned(),
@@ -195,6 +200,10 @@ mod tests {
         assert_eq!(
             ProfileType::cpu().to_string(),
             "process_cpu:cpu:nanoseconds:cpu:nanoseconds"
+        );
+        assert_eq!(
+            ProfileType::wall().to_string(),
+            "wall:wall:nanoseconds:wall:nanoseconds"
         );
     }
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Collected;
+use super::route::Claims;
 use crate::config::EndpointChoice;
 use crate::target::Process;
 
@@ -93,6 +94,7 @@ pub struct EndpointSource {
     target: watch::Receiver<TargetState>,
     yields: mpsc::Sender<Vec<Collected>>,
     counters: Arc<Counters>,
+    claims: Claims,
     lost_contact: Arc<Notify>,
 }
 
@@ -151,8 +153,16 @@ impl EndpointSource {
             target,
             yields,
             counters: Arc::new(Counters::default()),
+            claims: Claims::default(),
             lost_contact: Arc::new(Notify::new()),
         })
+    }
+
+    /// Says by `claims` when its profiles of CPU are taken.
+    #[must_use]
+    pub fn claiming(mut self, claims: Claims) -> Self {
+        self.claims = claims;
+        self
     }
 
     /// What was counted; stays valid after [`EndpointSource::run`].
@@ -260,8 +270,9 @@ impl EndpointSource {
         let mut busy_in_a_row: u32 = 0;
         while !shutdown.is_cancelled() {
             let is_free = target.borrow_and_update().is_sampled_from_outside == Some(false);
-            let url = found.borrow_and_update().as_ref().map(|f| f.url.clone());
-            let (true, Some(url)) = (is_free, url) else {
+            let asked = found.borrow_and_update().clone();
+            let (true, Some(Found { url, .. })) = (is_free, asked) else {
+                self.claims.give_up_for_endpoint();
                 tokio::select! {
                     () = shutdown.cancelled() => {}
                     changed = found.changed() => stop_if_closed(changed, shutdown).await,
@@ -277,10 +288,14 @@ impl EndpointSource {
             {
                 continue;
             }
+            self.claims.claim_for_endpoint();
             let pulled = tokio::select! {
                 pulled = self.client.cpu(&url, length) => pulled,
                 () = shutdown.cancelled() => return,
             };
+            if pulled.is_err() {
+                self.claims.give_up_for_endpoint();
+            }
             let mut wait = self.plan.cpu_every;
             match pulled {
                 Ok(profile) => {

@@ -199,7 +199,7 @@ fn is_alive(pid: i32) -> bool {
 }
 
 /// Lets this process open as many files as it may: an event is one.
-fn raise_descriptor_limit() {
+pub(super) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -16,7 +16,6 @@
 //! Not asynchronous: [`PythonSampler`] lives on a thread of its own.
 
 mod interpreter;
-mod pace;
 mod permission;
 mod recognise;
 mod tally;
@@ -31,9 +30,9 @@ use proto::window::Window;
 use rustc_hash::FxHashMap;
 
 use self::interpreter::{Interpreter, LookError, PythonThread};
-use self::pace::Pace;
 use self::tally::{Account, FrameTable, Seen, Settled, Units, synthetic};
 use self::threads::{Numbering, Threads};
+use super::pace::Pace;
 use super::{Collected, SampleGroup, SamplerError};
 use crate::sys::clock::CpuClock;
 
@@ -195,7 +194,11 @@ impl PythonSampler {
             ended: Units::default(),
             ended_lost: 0,
             phase: 0,
-            pace: Pace::new(options, now),
+            pace: Pace::new(
+                Duration::from_secs(1) / options.looks_hz.max(1),
+                options.max_cost_permille,
+                now,
+            ),
             next_look: now,
             looks: 0,
             began: Some(now),

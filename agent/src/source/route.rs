@@ -8,12 +8,15 @@
 //! one stack: it is of different moments, unless the target is stopped for it.
 //!
 //! Where the interpreter cannot be read the process is perf's, and that is said
-//! once. A process that begins to run another program is looked at anew, and
-//! one whose interpreter was not ready is tried again a few times.
+//! once. Where nothing of these works [`ThreadCpu`] tells what the threads used,
+//! until something does. A process that begins to run another program is looked
+//! at anew, and one whose interpreter was not ready is tried again a few times.
 //!
 //! The flight recorder works beside the router and needs a while to start.
 //! Until it offers to tell of a machine ([`Claims`]), and again when it loses
-//! it, perf events have it if they work.
+//! it, perf events have it if they work. A machine that is waited for is nobody
+//! else's. The endpoint works beside the router, too: while it gives CPU the
+//! accounting of threads goes on and is left out.
 
 use std::time::{Duration, Instant};
 
@@ -23,8 +26,9 @@ use tracing::{debug, warn};
 
 use super::jvm;
 use super::perf::{PerfError, PerfOptions, PerfSampler};
+use super::proc::{ThreadCpu, ThreadCpuOptions, Told};
 use super::python::{self, PythonError, PythonOptions, PythonSampler};
-use super::{Collected, CpuSampler, SamplerError};
+use super::{Collected, CpuSampler, PROC, SamplerError};
 use crate::config::{CpuSource, JvmMode};
 use crate::target::process;
 
@@ -39,6 +43,8 @@ const RECHECK_EVERY: Duration = Duration::from_secs(1);
 const MAX_ATTEMPTS: u32 = 5;
 /// Time after which perf events that were refused are tried again.
 const REOPEN_AFTER: Duration = Duration::from_secs(60);
+/// Why perf events are not tried again yet; the reason was told.
+const NOT_DUE: &str = "perf events were refused";
 /// Most reasons that are remembered as told.
 const MAX_TOLD: usize = 64;
 
@@ -52,11 +58,17 @@ pub struct Allowed {
     pub jvm: bool,
     /// Perf events.
     pub perf: bool,
+    /// The accounting of threads, where none of the others works.
+    pub proc: bool,
 }
 
 impl Allowed {
     fn only_jvm(self) -> bool {
-        !self.python && !self.perf
+        !self.python && !self.perf && !self.proc
+    }
+
+    fn only_proc(self) -> bool {
+        !self.python && !self.jvm && !self.perf
     }
 
     /// Those that a configuration allows; nothing where CPU is not sampled from
@@ -66,14 +78,16 @@ impl Allowed {
             python: source == CpuSource::Python,
             jvm: source == CpuSource::Jvm,
             perf: source == CpuSource::Perf,
+            proc: source == CpuSource::Proc,
         };
         match source {
             CpuSource::Endpoint | CpuSource::Off => None,
-            CpuSource::Perf | CpuSource::Python | CpuSource::Jvm => Some(only),
+            CpuSource::Perf | CpuSource::Python | CpuSource::Jvm | CpuSource::Proc => Some(only),
             CpuSource::Auto => Some(Self {
                 python: true,
                 jvm: jvm == JvmMode::Auto,
                 perf: true,
+                proc: true,
             }),
         }
     }
@@ -88,6 +102,8 @@ pub struct RouteOptions {
     pub perf: PerfOptions,
     /// For Python.
     pub python: PythonOptions,
+    /// For the accounting of threads.
+    pub proc: ThreadCpuOptions,
 }
 
 /// Who samples a process.
@@ -100,6 +116,7 @@ enum By {
     /// does.
     Awaited,
     Perf,
+    Proc,
     Nobody,
 }
 
@@ -119,7 +136,7 @@ impl Routed {
     fn is_jvm(&self) -> bool {
         match self.by {
             By::Jvm | By::Awaited => true,
-            By::Python | By::Perf | By::Nobody => false,
+            By::Python | By::Perf | By::Proc | By::Nobody => false,
         }
     }
 }
@@ -137,6 +154,7 @@ pub struct Router {
     options: RouteOptions,
     perf: Perf,
     python: PythonSampler,
+    proc: ThreadCpu,
     claims: Claims,
     /// End of the last window that was collected.
     border: UnixNanos,
@@ -158,6 +176,7 @@ impl Router {
             options,
             perf: Perf::Closed,
             python: PythonSampler::new(options.python),
+            proc: ThreadCpu::new(options.proc),
             claims,
             border: UnixNanos::new(i64::MIN),
             processes: FxHashMap::default(),
@@ -174,6 +193,14 @@ impl Router {
         match first_failure {
             Some(failure) if !router.is_sampling() => Err(failure),
             _ => Ok(router),
+        }
+    }
+
+    /// What becomes of what the accounting of threads knows.
+    fn told(&self) -> Told {
+        match self.claims.is_claimed_by_endpoint() {
+            true => Told::ByOthers,
+            false => Told::Here,
         }
     }
 
@@ -195,7 +222,12 @@ impl Router {
         let outcome = self.choose(pid, &mut routed);
         match routed.by {
             By::Jvm => {}
-            By::Python | By::Awaited | By::Perf | By::Nobody => self.claims.take_back(pid),
+            By::Python | By::Awaited | By::Perf | By::Proc | By::Nobody => {
+                self.claims.take_back(pid);
+            }
+        }
+        if routed.by != By::Proc {
+            self.proc.remove_process(pid, self.told());
         }
         self.processes.insert(pid, routed);
         self.used.insert(routed.by);
@@ -215,6 +247,8 @@ impl Router {
                 if let Perf::Open(perf) = &mut self.perf {
                     perf.remove_process(pid);
                 }
+                // It tells the window that is open from its beginning.
+                self.proc.remove_process(pid, Told::ByOthers);
                 routed.by = By::Jvm;
                 return Ok(());
             }
@@ -233,6 +267,16 @@ impl Router {
         if is_awaited {
             routed.by = By::Awaited;
             return Ok(());
+        }
+        if self.options.allowed.proc {
+            match self.try_proc(pid, &*failure) {
+                Ok(()) => {
+                    routed.by = By::Proc;
+                    return Ok(());
+                }
+                Err(error) if self.options.allowed.only_proc() => failure = error.into(),
+                Err(_) => {}
+            }
         }
         if self.options.allowed.only_jvm() {
             failure = jvm::JvmError::NotAMachine { pid }.into();
@@ -300,6 +344,41 @@ impl Router {
         }
     }
 
+    /// Says why a process has no functions; each reason once.
+    fn tell_resort(&mut self, pid: i32, error: &(dyn std::error::Error + Send + Sync + 'static)) {
+        let reason = match error.downcast_ref::<PerfError>() {
+            Some(PerfError::NotPermitted { advice, .. }) => advice.clone(),
+            _ => proto::status::chain(error),
+        };
+        if reason == NOT_DUE || self.told.len() >= MAX_TOLD {
+            return;
+        }
+        if self.told.insert(reason.clone()) {
+            warn!(
+                pid,
+                reason,
+                "no functions from outside: without an endpoint only cpu by thread is known"
+            );
+        }
+    }
+
+    /// Accounts for the threads of process `pid`, the last resort after what
+    /// failed with `failure`.
+    fn try_proc(
+        &mut self,
+        pid: i32,
+        failure: &(dyn std::error::Error + Send + Sync + 'static),
+    ) -> std::io::Result<()> {
+        if self.proc.has(pid) {
+            return Ok(());
+        }
+        self.proc.add_process(pid, &process::name(pid))?;
+        if !self.options.allowed.only_proc() {
+            self.tell_resort(pid, failure);
+        }
+        Ok(())
+    }
+
     fn try_perf(&mut self, pid: i32) -> Result<(), SamplerError> {
         if let Perf::Open(perf) = &mut self.perf {
             return Ok(perf.add_process(pid)?);
@@ -309,7 +388,7 @@ impl Router {
             Perf::Closed | Perf::Open(_) => true,
         };
         if !is_due {
-            return Err("perf events were refused".into());
+            return Err(NOT_DUE.into());
         }
         match PerfSampler::open(&[pid], self.options.perf) {
             Ok(perf) => {
@@ -330,6 +409,7 @@ impl Router {
     fn leave(&mut self, pid: i32) {
         self.claims.take_back(pid);
         self.python.remove_process(pid);
+        self.proc.remove_process(pid, self.told());
         if let Perf::Open(perf) = &mut self.perf {
             perf.remove_process(pid);
         }
@@ -343,10 +423,11 @@ impl Router {
         if !self.options.allowed.jvm {
             return;
         }
+        let told = self.told();
         for (pid, routed) in &mut self.processes {
             match routed.by {
                 By::Python | By::Jvm => continue,
-                By::Awaited | By::Perf | By::Nobody => {}
+                By::Awaited | By::Perf | By::Proc | By::Nobody => {}
             }
             if !self.claims.grant(*pid, border) {
                 continue;
@@ -354,6 +435,7 @@ impl Router {
             if let Perf::Open(perf) = &mut self.perf {
                 perf.remove_process(*pid);
             }
+            self.proc.remove_process(*pid, told);
             routed.by = By::Jvm;
             self.used.insert(By::Jvm);
             debug!(pid, "left to the flight recorder");
@@ -373,13 +455,17 @@ impl Router {
             return;
         }
         self.rechecked = now;
+        let may_reopen = match &self.perf {
+            Perf::Refused { since } => since.elapsed() >= REOPEN_AFTER,
+            Perf::Closed | Perf::Open(_) => false,
+        };
         let mut anew = Vec::new();
         for (pid, routed) in &self.processes {
             let program = process::program(&process::exe(*pid));
             let is_lost = match routed.by {
                 By::Jvm => !self.claims.is_granted(*pid),
                 By::Awaited => self.claims.is_refused(*pid),
-                By::Python | By::Perf | By::Nobody => false,
+                By::Python | By::Perf | By::Proc | By::Nobody => false,
             };
             if program.is_some() && program != routed.program {
                 // What was offered was of the program before.
@@ -389,6 +475,8 @@ impl Router {
                 anew.push((*pid, MAX_ATTEMPTS - 1));
             } else if routed.retry_at.is_some_and(|at| now >= at) {
                 anew.push((*pid, routed.attempts));
+            } else if routed.by == By::Proc && may_reopen {
+                anew.push((*pid, MAX_ATTEMPTS));
             }
         }
         for (pid, attempts) in anew {
@@ -402,6 +490,10 @@ impl Router {
         // an interpreter is looked for in vain.
         if by == Some(By::Python) {
             self.python.remove_process(pid);
+        }
+        // Another program has another name.
+        if by == Some(By::Proc) && attempts == 0 {
+            self.proc.remove_process(pid, self.told());
         }
         if let Err(error) = self.route(pid, attempts) {
             let error = &*error as &dyn std::error::Error;
@@ -420,6 +512,7 @@ impl CpuSampler for Router {
         {
             self.python.remove_process(pid);
         }
+        self.proc.remove_process(pid, self.told());
         self.route(pid, 0)
     }
 
@@ -435,6 +528,10 @@ impl CpuSampler for Router {
             if self.python.has_targets() {
                 self.python.look(now);
             }
+            let accounts = !self.proc.is_empty() && self.told() == Told::Here;
+            if accounts {
+                self.proc.look(now);
+            }
             let now = Instant::now();
             if now >= deadline {
                 return Ok(());
@@ -442,6 +539,10 @@ impl CpuSampler for Router {
             let until = match self.python.has_targets() {
                 true => deadline.min(self.python.next_look()),
                 false => deadline,
+            };
+            let until = match accounts {
+                true => until.min(self.proc.next_look()),
+                false => until,
             };
             let wait = until.saturating_duration_since(now);
             match &mut self.perf {
@@ -454,14 +555,15 @@ impl CpuSampler for Router {
     fn collect(&mut self, window: Window) -> Collected {
         // First, since naming what was sampled takes a while.
         self.grant(window.end());
-        let python = self.python.collect(window);
+        let mut others = self.python.collect(window);
+        others.add(self.proc.collect(window, self.told()));
         match &mut self.perf {
             Perf::Open(perf) => {
                 let mut sum = perf.collect(window);
-                sum.add(python);
+                sum.add(others);
                 sum
             }
-            Perf::Closed | Perf::Refused { .. } => python,
+            Perf::Closed | Perf::Refused { .. } => others,
         }
     }
 
@@ -473,6 +575,7 @@ impl CpuSampler for Router {
         let mut machines = self.processes.iter().filter(|(_, routed)| routed.is_jvm());
         of_perf
             || self.python.has_targets()
+            || self.proc.has_targets()
             || machines.any(|(pid, _)| process::program(&process::exe(*pid)).is_some())
     }
 
@@ -483,7 +586,16 @@ impl CpuSampler for Router {
             && self
                 .processes
                 .values()
-                .any(|routed| routed.by == By::Nobody)
+                .any(|routed| matches!(routed.by, By::Proc | By::Nobody))
+    }
+
+    fn leaves_all(&self) -> bool {
+        // Nobody samples the others: they say nothing of a window either.
+        let mut left = self.processes.values().map(|routed| match routed.by {
+            By::Proc | By::Awaited | By::Nobody => true,
+            By::Python | By::Jvm | By::Perf => false,
+        });
+        self.claims.is_claimed_by_endpoint() && left.all(|is_left| is_left)
     }
 
     fn source(&self) -> &'static str {
@@ -492,14 +604,23 @@ impl CpuSampler for Router {
             self.used.contains(&By::Perf),
             self.used.contains(&By::Python),
             jvm,
+            self.used.contains(&By::Proc),
         ) {
-            (true, true, true) => "perf, python and jvm",
-            (true, true, false) => "perf and python",
-            (true, false, true) => "perf and jvm",
-            (false, true, true) => "python and jvm",
-            (false, true, false) => "python",
-            (false, false, true) => "jvm",
-            (true | false, false, false) => "perf",
+            (true, true, true, true) => "perf, python, jvm and proc",
+            (true, true, true, false) => "perf, python and jvm",
+            (true, true, false, true) => "perf, python and proc",
+            (true, true, false, false) => "perf and python",
+            (true, false, true, true) => "perf, jvm and proc",
+            (true, false, true, false) => "perf and jvm",
+            (true, false, false, true) => "perf and proc",
+            (false, true, true, true) => "python, jvm and proc",
+            (false, true, true, false) => "python and jvm",
+            (false, true, false, true) => "python and proc",
+            (false, true, false, false) => "python",
+            (false, false, true, true) => "jvm and proc",
+            (false, false, true, false) => "jvm",
+            (false, false, false, true) => PROC,
+            (true | false, false, false, false) => "perf",
         }
     }
 }

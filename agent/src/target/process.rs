@@ -85,6 +85,16 @@ pub(super) fn display_name(arguments: &[String], short_name: &str) -> String {
         .to_owned()
 }
 
+/// What a person would call process `pid`; `[gone]` if it is.
+pub(crate) fn name(pid: i32) -> String {
+    let short_name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let short_name = String::from_utf8_lossy(&short_name);
+    match display_name(&command_line(pid), short_name.trim_end()) {
+        name if name.is_empty() => "[gone]".to_owned(),
+        name => name,
+    }
+}
+
 /// Ids of all processes of this PID namespace.
 pub(super) fn list() -> std::io::Result<Vec<i32>> {
     let mut ids = Vec::new();
@@ -135,5 +145,7 @@ mod tests {
         assert!(reading.threads_count >= 1 && reading.rss_pages > 0);
         assert!(list().unwrap().contains(&own));
         assert_eq!(command_line(own), std::env::args().collect::<Vec<_>>());
+        assert_eq!(name(own), display_name(&command_line(own), ""));
+        assert_eq!(name(-1), "[gone]");
     }
 }

@@ -1,4 +1,4 @@
-//! Who tells the CPU of a Java virtual machine.
+//! What sources that work beside the router tell of CPU.
 //!
 //! The flight recorder tells of a window some time after its end, on a thread
 //! of its own, so the router cannot ask it. It offers a process instead, from
@@ -6,7 +6,13 @@
 //! then, grants the offer when it closes the window before. From then on the
 //! process is sampled by nobody else, so nothing counts twice, and a process
 //! that has gone to another sampler is never granted.
+//!
+//! The endpoint claims no process but the target, so that the last resort from
+//! outside ([`crate::source::proc`]) leaves CPU to it. All of it: the endpoint
+//! is asked for a part of the time only. Beside what other processes used all
+//! the time its profiles would count for too little.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use proto::window::UnixNanos;
@@ -23,14 +29,37 @@ enum Claim {
     Refused,
 }
 
-/// What the router and the flight recorder know of each other; clones share it.
+#[derive(Debug, Default)]
+struct Shared {
+    machines: Mutex<FxHashMap<i32, Claim>>,
+    /// Whether the endpoint gives the target's CPU profiles.
+    endpoint: AtomicBool,
+}
+
+/// What the router and sources beside it know of each other; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Claims(Arc<Mutex<FxHashMap<i32, Claim>>>);
+pub struct Claims(Arc<Shared>);
 
 impl Claims {
     fn all(&self) -> MutexGuard<'_, FxHashMap<i32, Claim>> {
         // Each change is one assignment, so a panic leaves nothing half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let machines = self.0.machines.lock();
+        machines.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that the endpoint gives CPU profiles from now on.
+    pub fn claim_for_endpoint(&self) {
+        self.0.endpoint.store(true, Ordering::Relaxed);
+    }
+
+    /// Says that the endpoint gives none.
+    pub fn give_up_for_endpoint(&self) {
+        self.0.endpoint.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the accounting of threads is left out for the endpoint.
+    pub(super) fn is_claimed_by_endpoint(&self) -> bool {
+        self.0.endpoint.load(Ordering::Relaxed)
     }
 
     /// Offers to tell the CPU of process `pid` from `since` on.
@@ -129,5 +158,16 @@ mod tests {
         assert!(claims.is_refused(7));
         claims.forget(7);
         assert!(!claims.is_refused(7));
+    }
+    #[test]
+    fn the_endpoint_claims_for_all_who_share_and_takes_no_machine() {
+        let claims = Claims::default();
+        let shared = claims.clone();
+        claims.offer(7, UnixNanos::new(0));
+        assert!(!shared.is_claimed_by_endpoint());
+        claims.claim_for_endpoint();
+        assert!(shared.is_claimed_by_endpoint() && shared.grant(7, UnixNanos::new(0)));
+        claims.give_up_for_endpoint();
+        assert!(!shared.is_claimed_by_endpoint() && shared.is_granted(7));
     }
 }

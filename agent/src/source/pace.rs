@@ -3,8 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::PythonOptions;
-
 /// Time without any use of CPU after which looks become rarer.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 /// Time between two looks then.
@@ -25,16 +23,22 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(options: PythonOptions, now: Instant) -> Self {
-        let shortest = Duration::from_secs(1) / options.looks_hz.max(1);
+    /// Looks not more often than every `shortest`, and so that they take at
+    /// most `max_cost_permille` thousandths of a core.
+    pub(super) fn new(shortest: Duration, max_cost_permille: u32, now: Instant) -> Self {
         Self {
             shortest,
-            max_cost_permille: options.max_cost_permille.max(1),
+            max_cost_permille: max_cost_permille.max(1),
             cost: None,
             looked: now,
             active: now,
             planned: shortest,
         }
+    }
+
+    /// From now on looks not more often than every `shortest`.
+    pub(super) fn set_shortest(&mut self, shortest: Duration) {
+        self.shortest = shortest;
     }
 
     /// A look begins. Returns how many milliseconds it stands for, so that what
@@ -76,13 +80,8 @@ mod tests {
     #[test]
     fn looks_become_rarer_when_they_cost_more_than_they_may() {
         let start = Instant::now();
-        let options = PythonOptions {
-            looks_hz: 50,
-            max_cost_permille: 10,
-            ..PythonOptions::default()
-        };
-        let mut pace = Pace::new(options, start);
         let shortest = Duration::from_millis(20);
+        let mut pace = Pace::new(shortest, 10, start);
         assert_eq!(pace.interval(), shortest);
         pace.learn(Duration::from_micros(100));
         assert_eq!(pace.interval(), shortest);
@@ -101,11 +100,7 @@ mod tests {
     fn an_idle_target_is_looked_at_rarely_and_its_looks_stand_for_more() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let options = PythonOptions {
-            looks_hz: 50,
-            ..PythonOptions::default()
-        };
-        let mut pace = Pace::new(options, start);
+        let mut pace = Pace::new(Duration::from_millis(20), 7, start);
         assert_eq!(pace.begin(at(20)), 20);
         pace.learn(Duration::ZERO);
         assert_eq!(pace.plan(), Duration::from_millis(20));
