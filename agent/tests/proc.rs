@@ -436,9 +436,10 @@ fn threads_that_wait_are_seen_waiting_for_all_the_time() {
         let ratio = seen.of(stack) / (threads * passed);
         assert!((ratio - 1.0).abs() <= 0.05, "{stack} {ratio} {seen:?}");
     }
-    // One of the four workers runs at any moment, the others wait for it.
+    // One of the four workers runs at any moment, the others wait for it. On a busy
+    // machine the one that is woken waits for a CPU, which counts as running too.
     let running = seen.of("[running]") / passed;
-    assert!((0.8..=1.2).contains(&running), "{running} {seen:?}");
+    assert!((0.8..=2.0).contains(&running), "{running} {seen:?}");
     assert!(seen.of("hot-N;[running]") > seen.of("cold-N;[running]"));
     assert!(seen.of("cold-N;[sleeping];futex") > passed, "{seen:?}");
 }
