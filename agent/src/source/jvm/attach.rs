@@ -500,7 +500,7 @@ mod tests {
                 .unwrap();
             // The kernel fills it in a little after the program has begun.
             let environment = format!("/proc/{}/environ", child.id());
-            while std::fs::read(&environment).unwrap().is_empty() {
+            while fs::read(&environment).unwrap().is_empty() {
                 std::thread::yield_now();
             }
             let found = is_disabled(i32::try_from(child.id()).unwrap());
