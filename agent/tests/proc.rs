@@ -497,17 +497,13 @@ fn cost_permille(workshop: &Workshop, threads: &str, seconds: f64) -> (f64, f64)
 
 #[test]
 fn looks_at_a_thousand_threads_stay_within_their_share_of_a_core() {
-    let (cpu, wall) = cost_permille(&Workshop::new(), "1000", 5.0);
-    // At first all threads are opened and named, whatever that costs.
-    assert!(cpu <= 8.0 && wall <= 12.0, "{cpu} {wall}");
-}
-
-#[test]
-#[ignore = "prints figures: cargo test -p agent --test proc -- --ignored --nocapture"]
-fn costs_by_number_of_threads() {
     for threads in ["50", "1000"] {
-        let (cpu, wall) = cost_permille(&Workshop::new(), threads, 30.0);
-        println!("{threads} threads: cpu {cpu:.2} permille of a core, wall {wall:.2}");
+        let (cpu, wall) = cost_permille(&Workshop::new(), threads, 5.0);
+        // At first all threads are opened and named, whatever that costs.
+        assert!(
+            cpu <= 8.0 && wall <= 12.0,
+            "{threads} threads: {cpu} {wall}"
+        );
     }
 }
 

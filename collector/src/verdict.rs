@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::window::Window;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::feature::{FunctionCount, real};
 use crate::statistics::{self, Group, critical, number};
@@ -29,14 +29,14 @@ const LEAST_SHARE: f64 = 1e-4;
 /// Least mean of samples a unit that can be judged.
 const LEAST_SAMPLES: f64 = 2.0;
 /// A function whose package gained less than this part of its gain was moved there.
-const MOVED_SHARE: f64 = 0.3;
+pub(crate) const MOVED_SHARE: f64 = 0.3;
 /// A function appears on a side when the other has less than this part of it.
 const NEW_SHARE: f64 = 0.1;
 /// Two functions did the same work when the loss of one is this part of the gain of
 /// the other, or more, and not more than its inverse.
 const RENAMED_SHARE: f64 = 0.8;
 /// The deepest function with this part of the largest gain is named for it.
-const DEEPEST_SHARE: f64 = 0.8;
+pub(crate) const DEEPEST_SHARE: f64 = 0.8;
 /// Confidence of the intervals.
 pub const CONFIDENCE: f64 = 0.95;
 /// Fewest units of a side that say how units differ.
@@ -94,15 +94,15 @@ impl Unit {
 
 /// Names of functions, each kept once.
 #[derive(Debug, Default)]
-pub struct Names(FxHashMap<Arc<str>, ()>);
+pub struct Names(FxHashSet<Arc<str>>);
 
 impl Names {
     fn shared(&mut self, name: &str) -> Arc<str> {
-        if let Some((known, ())) = self.0.get_key_value(name) {
+        if let Some(known) = self.0.get(name) {
             return Arc::clone(known);
         }
         let name: Arc<str> = name.into();
-        self.0.insert(Arc::clone(&name), ());
+        self.0.insert(Arc::clone(&name));
         name
     }
 }

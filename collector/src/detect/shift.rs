@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use proto::window::UnixNanos;
 use serde::{Deserialize, Serialize};
 
-use self::baseline::{Baseline, Expected, Learned};
+use self::baseline::{Baseline, Learned};
 pub use self::group::Shift;
 use self::track::{Direction, Seen, Track};
 use super::FindingKind;
@@ -30,8 +30,6 @@ const MAX_TRACKS: usize = 2_000;
 const NORMAL_NS: i64 = 7 * 86_400_000_000_000;
 /// Functions that are remembered as normal; of more the oldest are forgotten.
 const MAX_ACCEPTED: usize = 500;
-/// A function of which less is expected in a row is new.
-const NEW_SAMPLES: f64 = 1.0;
 
 /// When a change is one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -252,7 +250,7 @@ impl ShiftState {
                         continue;
                     };
                     if track.is_active && !was_active {
-                        let kind = kind(&expected, size, direction, &seen, &track);
+                        let kind = kind(direction, &seen, &track);
                         fired.push(Shift::new(function, kind, &track, row));
                     }
                     tracks.push(track);
@@ -282,16 +280,10 @@ impl ShiftState {
 }
 
 /// What kind of trouble a change is.
-fn kind(
-    expected: &Expected,
-    size: f64,
-    direction: Direction,
-    seen: &Seen,
-    track: &Track,
-) -> FindingKind {
+fn kind(direction: Direction, seen: &Seen, track: &Track) -> FindingKind {
     match direction {
         Direction::Down => FindingKind::Improvement,
-        Direction::Up if expected.mean() * size < NEW_SAMPLES => FindingKind::NewHotFunction,
+        Direction::Up if seen.is_new() => FindingKind::NewHotFunction,
         Direction::Up if track.is_drift(seen) => FindingKind::Drift,
         Direction::Up => FindingKind::Regression,
     }

@@ -79,13 +79,19 @@ impl Coarse {
 
     /// Looks at the ten minutes that are over.
     pub(super) fn turn(&self, settled_s: u64, now: UnixNanos) {
-        while let Some((bucket, services)) = self.take(settled_s) {
+        let mut is_full = false;
+        while !is_full && let Some((bucket, services)) = self.take(settled_s) {
             for service in services {
                 match self.look(service, bucket, now) {
                     Ok(()) | Err(StoreError::Deleted) => {}
-                    // It is written with the next row of the hour, or after a start.
                     Err(failure) => {
                         error!(error = chain(&failure), "rows of ten minutes not kept");
+                        // What the store does not take now is written at the next turn;
+                        // what cannot be read would keep all others from being judged.
+                        if matches!(failure, StoreError::Write(_)) {
+                            self.touch(service, bucket);
+                            is_full = true;
+                        }
                     }
                 }
             }

@@ -9,14 +9,10 @@ use super::ShiftSettings;
 use super::track::{Direction, Track};
 use crate::detect::FindingKind;
 use crate::feature::{ServiceRow, cores, real};
-use crate::verdict::{By, package};
+use crate::verdict::{By, DEEPEST_SHARE, MOVED_SHARE, package};
 
 /// What began within this time of each other has one cause.
 const TOGETHER_NS: u64 = 3_600_000_000_000;
-/// A function with this part of the largest change may be the one to blame.
-const GUILTY_SHARE: f64 = 0.8;
-/// A function whose package changed by less than this part of its own change was moved.
-const MOVED_SHARE: f64 = 0.3;
 /// Other functions that are named beside the one that is blamed.
 const MAX_ALSO: usize = 20;
 /// Changes of a service that are told at once.
@@ -112,7 +108,7 @@ pub(super) fn add(
         fired = others;
         let known = active
             .iter_mut()
-            .find(|known| is_of(known) && known.size >= GUILTY_SHARE * largest.size);
+            .find(|known| is_of(known) && known.size >= DEEPEST_SHARE * largest.size);
         let mut names: Vec<String> = members.iter().map(|s| s.function.clone()).collect();
         match known {
             Some(known) => also(known, names),
@@ -144,7 +140,7 @@ fn guilty(members: Vec<Shift>) -> Option<Shift> {
     let largest = members.iter().map(|shift| shift.size).fold(0.0, f64::max);
     let heavy = members
         .into_iter()
-        .filter(|shift| shift.size >= GUILTY_SHARE * largest);
+        .filter(|shift| shift.size >= DEEPEST_SHARE * largest);
     // What takes the time itself comes before what calls it; of callers, the smallest.
     heavy.min_by(|a, b| {
         let depth = |shift: &Shift| (shift.by == By::Cum, shift.after);
@@ -170,7 +166,7 @@ fn is_moved(
     // Where the change is in what it calls, its package says nothing.
     let own = tracks.get(&shift.function).into_iter().flatten();
     let own = own.filter(|track| track.by == By::Flat).map(Track::gain);
-    if own.sum::<f64>().abs() < GUILTY_SHARE * shift.size {
+    if own.sum::<f64>().abs() < DEEPEST_SHARE * shift.size {
         return false;
     }
     let flat = tracks

@@ -89,7 +89,8 @@ impl Seen {
         (self.count - self.expected) / self.total
     }
 
-    fn is_new(&self) -> bool {
+    /// Whether hardly any was expected.
+    pub(super) fn is_new(&self) -> bool {
         self.expected < NEW_SAMPLES
     }
 }
