@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use proto::limits::INSTANCE_BYTES;
 use proto::profile::Profile;
-use proto::window::{Clock, Window};
+use proto::window::{Clock, UnixNanos, Window};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -398,6 +398,11 @@ pub async fn run(
     Ok(code)
 }
 
+/// Takes out of `waiting` what had ended at `end`.
+fn take_until(end: UnixNanos, waiting: &mut Vec<Collected>) -> Vec<Collected> {
+    waiting.extract_if(.., |c| c.window.end() <= end).collect()
+}
+
 async fn join<T: 'static>(tasks: &mut JoinSet<T>) {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
@@ -433,34 +438,34 @@ impl Batches {
                         waiting.extend(more);
                     }
                     if let Some(earlier) = held.take() {
-                        let profiles = self.window(earlier, std::mem::take(&mut waiting));
+                        let profiles = self.window(earlier, &mut waiting);
                         self.append(profiles).await;
                     }
                     if self.is_incomplete(&observation, &waiting) {
                         held = Some(observation);
                         continue;
                     }
-                    let profiles = self.window(observation, std::mem::take(&mut waiting));
+                    let profiles = self.window(observation, &mut waiting);
                     self.append(profiles).await;
                 }
                 Some(collected) = endpoint.recv() => {
                     // Profiles whose window is still open wait for its facts.
                     waiting.extend(collected);
                     if let Some(whole) = held.take_if(|held| !self.is_incomplete(held, &waiting)) {
-                        let profiles = self.window(whole, std::mem::take(&mut waiting));
+                        let profiles = self.window(whole, &mut waiting);
                         self.append(profiles).await;
                     }
-                    let is_late = |c: &Collected| self.is_accounted(&c.window);
-                    let (late, early) = waiting.drain(..).partition(is_late);
-                    waiting = early;
-                    let profiles = self.late(late);
-                    self.append(profiles).await;
+                    if let Some(last) = self.history.back().map(|(last, _)| last.end()) {
+                        let late = take_until(last, &mut waiting);
+                        let profiles = self.late(late);
+                        self.append(profiles).await;
+                    }
                 }
                 else => break,
             }
         }
         if let Some(last) = held {
-            let profiles = self.window(last, std::mem::take(&mut waiting));
+            let profiles = self.window(last, &mut waiting);
             self.append(profiles).await;
         }
         let profiles = self.late(waiting);
@@ -474,13 +479,19 @@ impl Batches {
         self.claims.tells_any(window.start()) && !come.any(|c| c.window == window && c.is_cpu())
     }
 
-    /// Profiles of one window and of everything that came with it.
-    fn window(&mut self, mut observation: Observation, others: Vec<Collected>) -> Vec<Profile> {
+    /// Profiles of one window and of everything that waits and has ended with
+    /// it.
+    fn window(
+        &mut self,
+        mut observation: Observation,
+        waiting: &mut Vec<Collected>,
+    ) -> Vec<Profile> {
         self.assembler.name_service(&observation.name);
         // One profile of CPU for each window, so that its facts count once.
         let window = observation.window;
         let is_of_window = |c: &Collected| c.window == window && c.is_cpu();
-        let (cpu, mut others): (Vec<_>, Vec<_>) = others.into_iter().partition(is_of_window);
+        let ended = take_until(window.end(), waiting);
+        let (cpu, mut others): (Vec<_>, Vec<_>) = ended.into_iter().partition(is_of_window);
         for cpu in cpu {
             match &mut observation.collected {
                 Some(sum) => sum.add(cpu),
@@ -526,11 +537,6 @@ impl Batches {
             profiles.extend(self.assembler.profiles(collected, accounted));
         }
         profiles
-    }
-
-    fn is_accounted(&self, window: &Window) -> bool {
-        let last = self.history.back();
-        last.is_some_and(|(last, _)| last.end() >= window.end())
     }
 
     /// What was accounted to the target within `window`, and its size at the

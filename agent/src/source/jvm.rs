@@ -516,8 +516,7 @@ impl JvmSource {
 
     /// Fetches what there is and stops all recordings.
     async fn finish(mut self) {
-        let window = self.plan.window;
-        let end = self.clock.now().floor(window).saturating_add(window);
+        let ends = last_ends(self.clock.now(), self.window_end, self.plan.window);
         let now = tokio::time::Instant::now();
         let (fetched_by, stopped_by) = (now + LAST_FETCH, now + LAST_STOP);
         // What tasks have is waited for, so that it can be stopped.
@@ -533,18 +532,21 @@ impl JvmSource {
         for (_, entry) in std::mem::take(&mut self.entries) {
             if let Standing::Recorded(mut followed) = entry.standing {
                 let cpu = cpu_of(&self.claims, &followed);
+                let ends = ends.clone();
                 last.spawn(async move {
-                    let taken = tokio::time::timeout_at(fetched_by, followed.take(end, cpu)).await;
-                    (taken.unwrap_or(Ok(Vec::new())), followed.stop().await)
+                    let mut taken = Vec::new();
+                    let taking = take_each(&mut followed, &ends, cpu, &mut taken);
+                    let ended = tokio::time::timeout_at(fetched_by, taking).await;
+                    (taken, ended.unwrap_or(Ok(())), followed.stop().await)
                 });
             }
         }
         while let Ok(Some(done)) = tokio::time::timeout_at(stopped_by, last.join_next()).await {
-            let Ok((taken, stopped)) = done else {
+            let Ok((taken, ended, stopped)) = done else {
                 continue;
             };
-            let failures = [taken.map(|taken| self.take_in(taken)).err(), stopped.err()];
-            for error in failures.into_iter().flatten() {
+            self.take_in(taken);
+            for error in [ended.err(), stopped.err()].into_iter().flatten() {
                 debug!(
                     error = &error as &dyn std::error::Error,
                     "flight recording not ended in order"
@@ -553,6 +555,30 @@ impl JvmSource {
         }
         self.yield_round();
     }
+}
+
+/// Ends of the windows that are still to be told at `now`, when the next border
+/// is `window_end`. If that has just passed there are two of them: what comes
+/// after it belongs to no window that others close there.
+fn last_ends(now: UnixNanos, window_end: UnixNanos, window: Duration) -> Vec<UnixNanos> {
+    let open = now.floor(window).saturating_add(window);
+    match open > window_end {
+        true => vec![window_end, open],
+        false => vec![open],
+    }
+}
+
+/// Takes what happened up to each of `ends` into `taken`.
+async fn take_each(
+    followed: &mut Followed,
+    ends: &[UnixNanos],
+    cpu: Cpu,
+    taken: &mut Vec<Collected>,
+) -> Result<(), JvmError> {
+    for end in ends {
+        taken.extend(followed.take(*end, cpu).await?);
+    }
+    Ok(())
 }
 
 /// Fetches what a machine recorded, and takes what happened up to `end` if a
@@ -618,4 +644,23 @@ fn tell(entry: &mut Entry, error: &JvmError) {
         fix = error.fix(),
         "java virtual machine is not recorded: perf events are used for it"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_just_after_a_border_tells_both_windows_on_their_own() {
+        let seconds = |s: i64| UnixNanos::new(s * 1_000_000_000);
+        let window = Duration::from_secs(2);
+        let border = seconds(816);
+        let before = UnixNanos::new(815_990_000_000);
+        assert_eq!(last_ends(before, border, window), [border]);
+        let after = UnixNanos::new(816_010_000_000);
+        assert_eq!(last_ends(after, border, window), [border, seconds(818)]);
+        // A border that was already told, and a clock that was set back.
+        assert_eq!(last_ends(after, seconds(818), window), [seconds(818)]);
+        assert_eq!(last_ends(before, seconds(900), window), [border]);
+    }
 }
