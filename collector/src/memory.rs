@@ -28,10 +28,11 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Shares out `ceiling` bytes; three quarters of a sixteenth are left for everything
-    /// else.
+    /// Shares out about three quarters of `ceiling` bytes. The rest is left for what
+    /// does not grow with data and for the allocator, which keeps about an eighth
+    /// beyond what is used.
     pub fn of(ceiling: u64) -> Self {
-        let part = usize::try_from(ceiling / 16).unwrap_or(usize::MAX / 16);
+        let part = usize::try_from(ceiling / 20).unwrap_or(usize::MAX / 20);
         Self {
             store: Memory {
                 blocks: part * 3,
@@ -39,10 +40,10 @@ impl Shares {
                 recent: part / 4,
             },
             trees: part * 2,
-            dictionaries: part * 6,
+            dictionaries: part * 7,
             arriving: part / 2,
             waiting: part / 2,
-            queries: part * 3,
+            queries: part * 2,
         }
     }
 }

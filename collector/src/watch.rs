@@ -42,8 +42,10 @@ use crate::tree::CallTree;
 
 /// Longest wait for stragglers after a step; a shorter step waits its length.
 const MAX_GRACE: Duration = Duration::from_secs(15);
-/// Services whose waiting stacks are remembered.
-const MAX_WAITS: usize = 10_000;
+/// Stacks of all services of which it is remembered whether they wait, a byte each.
+const MAX_WAITS: usize = 4 << 20;
+/// Bytes of feature rows that are written at a time.
+const WRITE_BYTES: usize = 1 << 20;
 /// How far back steps are computed again after a start.
 const LOOK_BACK: Duration = Duration::from_secs(600);
 /// How soon it is looked again when a step was over: more may be by then.
@@ -180,24 +182,37 @@ impl Watch {
             return true;
         };
         let mut encoded = Vec::new();
+        let mut bytes = 0;
         let mut rows = Vec::new();
-        for (service, marked) in by_service(marks) {
+        let mut services = by_service(marks).into_iter().peekable();
+        while let Some((service, marked)) = services.next() {
             // What cannot be read of one service does not keep the others from
             // being judged.
             match self.service(step, service, &marked) {
                 Err(StoreError::Deleted) => {}
                 Ok(found) => {
+                    bytes += found
+                        .encoded
+                        .iter()
+                        .map(|(_, row)| row.len())
+                        .sum::<usize>();
                     encoded.extend(found.encoded);
                     rows.extend(found.rows);
                 }
                 Err(failure) => self.tell(&failure, "service not looked at"),
             }
-        }
-        if !encoded.is_empty()
-            && let Err(failure) = self.store.write_features(step.start(), &encoded)
-        {
-            self.tell(&failure, "feature rows not kept");
-            return false;
+            if bytes < WRITE_BYTES && services.peek().is_some() {
+                continue;
+            }
+            // A step of which only a part is kept is looked at whole once more.
+            if !encoded.is_empty()
+                && let Err(failure) = self.store.write_features(step.start(), &encoded)
+            {
+                self.tell(&failure, "feature rows not kept");
+                return false;
+            }
+            encoded.clear();
+            bytes = 0;
         }
         for (service, _) in marks {
             self.coarse.touch(*service, step_s);
@@ -481,8 +496,13 @@ impl Name {
 
 /// Which stacks of which services count as waiting, found once for each.
 #[derive(Debug, Default)]
-struct Waits {
-    services: Mutex<FxHashMap<ServiceId, WaitingStacks>>,
+struct Waits(Mutex<WaitingServices>);
+
+#[derive(Debug, Default)]
+struct WaitingServices {
+    services: FxHashMap<ServiceId, WaitingStacks>,
+    /// Stacks of all of them.
+    stacks: usize,
 }
 
 /// Per stack: whether its leaf waits; and the tree's epoch and count of roll-backs
@@ -492,17 +512,15 @@ type WaitingStacks = (Option<(Epoch, u64)>, Arc<Vec<bool>>);
 impl Waits {
     /// Per stack of `tree`: whether its leaf waits.
     fn of(&self, tree: &ServiceTree, catalogue: &Catalogue) -> Arc<Vec<bool>> {
-        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
-        if services.len() >= MAX_WAITS && !services.contains_key(&tree.service()) {
-            services.clear();
-        }
-        let known = services.entry(tree.service()).or_default();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let version = Some((tree.epoch(), tree.roll_backs()));
-        if known.0 != version {
-            *known = (version, Arc::default());
+        let (of_version, mut waits) = known.services.remove(&tree.service()).unwrap_or_default();
+        known.stacks -= waits.len();
+        if of_version != version {
+            waits = Arc::default();
         }
-        if known.1.len() < tree.stack_count() {
-            let waits = Arc::make_mut(&mut known.1);
+        if waits.len() < tree.stack_count() {
+            let waits = Arc::make_mut(&mut waits);
             let count = u32::try_from(tree.stack_count()).unwrap_or(u32::MAX);
             let first = u32::try_from(waits.len()).unwrap_or(u32::MAX);
             for stack in first..count {
@@ -513,7 +531,13 @@ impl Waits {
                 waits.push(spin::waits(roles));
             }
         }
-        Arc::clone(&known.1)
+        if known.stacks + waits.len() > MAX_WAITS {
+            *known = WaitingServices::default();
+        }
+        known.stacks += waits.len();
+        let remembered = (version, Arc::clone(&waits));
+        known.services.insert(tree.service(), remembered);
+        waits
     }
 }
 

@@ -44,8 +44,12 @@ const MAX_IN_FLIGHT: usize = 16;
 const SMALL_BODY: u64 = 128 << 10;
 /// What an entry of a dictionary takes beside what is in it.
 const ENTRY_BYTES: usize = 64;
-/// KiB of bodies that are unpacked at once; a larger one is unpacked alone.
+/// KiB that bodies may take that are unpacked at once; a larger one is unpacked
+/// alone.
 const UNPACKING_KIB: u32 = 8 << 10;
+/// Bytes in memory for each byte of a body at most: a number of one byte becomes one
+/// of eight.
+const UNPACKED_BYTES: u64 = 8;
 /// A stream that says nothing for this long is ended; agents send a heartbeat
 /// every 30 s.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -450,6 +454,7 @@ fn body_kib(body: &pb::BatchBody) -> u32 {
 /// KiB that a batch takes when it is unpacked, as it says of itself.
 fn unpacked_kib(batch: &pb::Batch) -> u32 {
     let told = codec::unzstd_len(&batch.body_zstd);
+    let told = told.map(|bytes| bytes.saturating_mul(UNPACKED_BYTES));
     let kib = told.and_then(|bytes| u32::try_from(bytes / 1024).ok());
     kib.map_or(UNPACKING_KIB, |kib| kib.saturating_add(1))
         .min(UNPACKING_KIB)
