@@ -45,9 +45,10 @@ const SHIFTS: &[u8] = b"shift/";
 const FORMAT: u8 = 1;
 /// Alerts that are over and still shown; the oldest are forgotten.
 const MAX_CLOSED: usize = 1_000;
-/// Alerts that are pending, firing or stale; more are not begun and counted in
-/// the log.
+/// Alerts of a tenant, and of one of its services, that are pending, firing or stale;
+/// more are not begun, which the log says.
 const MAX_OPEN: usize = 1_000;
+const MAX_OPEN_OF_SERVICE: usize = 50;
 /// New alerts of one service in [`DAY`]; more are held back.
 const MAX_PER_DAY: usize = 5;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -254,6 +255,14 @@ fn service_key(prefix: &[u8], service: &Service) -> Vec<u8> {
     [prefix, &stored(&(tenant, namespace, name))].concat()
 }
 
+fn service_of(key: &ServiceKey) -> Service {
+    (
+        key.tenant.clone(),
+        key.namespace.clone(),
+        key.service.clone(),
+    )
+}
+
 fn history_key(service: &Service) -> Vec<u8> {
     service_key(HISTORIES, service)
 }
@@ -403,6 +412,14 @@ impl Alerts {
         self.keep(&mut state, next)
     }
 
+    /// Whether [`Alerts::observe_shifts`] has something to do with a row that ends at
+    /// `end`.
+    pub fn awaits_shifts(&self, key: &ServiceKey, end: UnixNanos) -> bool {
+        let state = self.lock();
+        let known = state.shifts.get(&service_of(key));
+        self.settings.shift.is_enabled && known.is_none_or(|shifts| shifts.awaits(end))
+    }
+
     /// Judges what a service spent on its functions over ten minutes, and over the hour
     /// that ended with them. A row that was judged before changes nothing.
     ///
@@ -422,11 +439,7 @@ impl Alerts {
         if !settings.is_enabled {
             return Ok(());
         }
-        let service: Service = (
-            key.tenant.clone(),
-            key.namespace.clone(),
-            key.service.clone(),
-        );
+        let service = service_of(key);
         let mut state = self.lock();
         let mut shifts = state.shifts.get(&service).cloned().unwrap_or_default();
         if let Some(hour) = hour {
@@ -546,8 +559,14 @@ impl Alerts {
             if is_open || is_judged || machine::is_late(window, now) {
                 continue;
             }
-            let open = current(state, next).filter(|record| record.is_open());
-            if open.count() >= MAX_OPEN {
+            let of_tenant = current(state, next).filter(|r| r.is_open() && r.tenant == service.0);
+            let (mut open, mut of_service) = (0, 0);
+            for record in of_tenant {
+                open += 1;
+                of_service +=
+                    usize::from(record.namespace == service.1 && record.service == service.2);
+            }
+            if open >= MAX_OPEN || of_service >= MAX_OPEN_OF_SERVICE {
                 warn!(service = service.2, "alert not begun: too many are open");
                 continue;
             }

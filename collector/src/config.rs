@@ -371,9 +371,9 @@ impl Config {
                 "detect.step",
                 text(detect.step),
                 detect.step.subsec_nanos() == 0
-                    && (10..=3_600).contains(&detect.step.as_secs())
+                    && (10..=600).contains(&detect.step.as_secs())
                     && 3_600_u64.checked_rem(detect.step.as_secs()) == Some(0),
-                "it must be whole seconds that divide an hour, from 10s to 1h",
+                "it must be whole seconds that divide an hour, from 10s to 10m",
             ),
             (
                 "detect.for",

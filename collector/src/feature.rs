@@ -150,6 +150,13 @@ pub struct ServiceRow {
     pub other_flat: u64,
 }
 
+impl ServiceRow {
+    /// Whether a function that it does not list had no sample.
+    pub fn lists_all(&self) -> bool {
+        self.functions.len() < MAX_FUNCTIONS
+    }
+}
+
 /// Computes the row of one series.
 pub fn series_row(
     profile: &StepProfile<'_>,

@@ -139,9 +139,7 @@ impl Hooks {
         let mut active = Vec::new();
         for (receiver, metrics) in receivers.0.into_iter().zip(measured) {
             let queue = Queue::open(&receiver.name, Arc::clone(&store), metrics, now)?;
-            if !receiver.repeats() {
-                queue.forget_repeats()?;
-            }
+            queue.forget_repeats(|notice| receiver.repeats() && receiver.route.admits(notice))?;
             active.push((Arc::new(receiver), Arc::new(queue)));
         }
         let mut retired = Vec::new();
@@ -150,7 +148,7 @@ impl Hooks {
                 continue;
             }
             let queue = Queue::open(&name, Arc::clone(&store), Arc::default(), now)?;
-            queue.forget_repeats()?;
+            queue.forget_repeats(|_| false)?;
             while let Some(sequence) = queue.next() {
                 queue.bury(sequence, "no receiver of this name is configured", now)?;
             }

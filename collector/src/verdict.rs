@@ -90,19 +90,34 @@ impl Unit {
     pub fn samples(&self) -> f64 {
         self.samples
     }
+
+    /// About how many bytes it takes beside the names.
+    pub fn bytes(&self) -> usize {
+        self.counts.capacity() * (size_of::<(Arc<str>, [f64; 2])>() + 1)
+    }
 }
 
 /// Names of functions, each kept once.
 #[derive(Debug, Default)]
-pub struct Names(FxHashSet<Arc<str>>);
+pub struct Names {
+    all: FxHashSet<Arc<str>>,
+    /// Bytes of them.
+    text: usize,
+}
 
 impl Names {
+    /// About how many bytes they take.
+    pub fn bytes(&self) -> usize {
+        self.text + self.all.capacity() * (size_of::<Arc<str>>() + 1)
+    }
+
     fn shared(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(name) {
+        if let Some(known) = self.all.get(name) {
             return Arc::clone(known);
         }
+        self.text += name.len() + 2 * size_of::<usize>();
         let name: Arc<str> = name.into();
-        self.0.insert(Arc::clone(&name));
+        self.all.insert(Arc::clone(&name));
         name
     }
 }

@@ -110,6 +110,12 @@ pub struct ShiftState {
 }
 
 impl ShiftState {
+    /// Whether a row of ten minutes that ends at `end` was not judged.
+    pub fn awaits(&self, end: UnixNanos) -> bool {
+        let [last_ns, _] = self.last_ns;
+        end.get() > last_ns
+    }
+
     /// Judges a row. Returns the changes that go on, or `None` when the row was judged
     /// before. Rows of an hour come before the row of ten minutes that ends with them.
     pub fn step(
@@ -128,42 +134,38 @@ impl ShiftState {
             return None;
         }
         *last_ns = end_ns;
-        if let Some(baseline) = baseline
-            && let Some(size) = baseline.size_of(row)
-        {
-            let fired = self.judge(grain, row, baseline, size, settings);
-            self.forget();
-            group::add(&mut self.active, fired, &self.tracks, settings);
-        }
+        let Some((baseline, size)) =
+            baseline.and_then(|baseline| Some((baseline, baseline.size_of(row)?)))
+        else {
+            // It says nothing.
+            return Some(&self.active);
+        };
+        let sure = self.judge(grain, row, baseline, size, settings);
+        self.forget();
         // A change is over when the function it is blamed on is as expected again.
         let tracks = &self.tracks;
-        self.active.retain(|shift| {
-            let of_function = tracks.get(&shift.function).into_iter().flatten();
-            let mut same = of_function.filter(|track| track.is(shift.by, shift.direction()));
-            same.any(|track| track.is_active)
-        });
-        for shift in &mut self.active {
-            let mut of_function = self.tracks.get(&shift.function).into_iter().flatten();
+        self.active.retain_mut(|shift| {
+            let mut of_function = tracks.get(&shift.function).into_iter().flatten();
             let track = of_function.find(|track| track.is(shift.by, shift.direction()));
-            if let Some(track) = track {
-                shift.update(track, row);
-            }
-        }
+            let Some(track) = track.filter(|track| track.is_active) else {
+                return false;
+            };
+            shift.update(track, row);
+            true
+        });
+        group::add(&mut self.active, sure, &self.tracks, settings);
         Some(&self.active)
     }
 
     /// What `function` costs is normal from `now` on, and what changed with it: they are
     /// learned anew.
     pub fn accept(&mut self, function: &str, now: UnixNanos) {
-        let told = self.active.iter().find(|shift| shift.function == function);
-        let Some((direction, onset_ns)) = told.map(|shift| (shift.direction(), shift.onset_ns))
-        else {
+        let mut told = self.active.iter();
+        let Some(told) = told.find(|shift| shift.function == function).cloned() else {
             return;
         };
         self.active.retain(|shift| shift.function != function);
-        let is_of = |track: &Track| {
-            track.direction == direction && group::is_together(track.onset_ns, onset_ns)
-        };
+        let is_of = |track: &Track| told.is_shown_by(track);
         for (function, tracks) in &mut self.tracks {
             if tracks.iter().any(is_of) {
                 tracks.clear();
@@ -195,7 +197,7 @@ impl ShiftState {
         Some((first.onset_ns, expected))
     }
 
-    /// Adds a row to the sums; returns the changes that are sure since this row.
+    /// Adds a row to the sums; returns the changes that are sure and show in this row.
     fn judge(
         &mut self,
         grain: Grain,
@@ -204,20 +206,26 @@ impl ShiftState {
         size: f64,
         settings: &ShiftSettings,
     ) -> Vec<Shift> {
-        let mut fired = Vec::new();
+        let mut sure = Vec::new();
         let listed: BTreeMap<&str, [f64; 2]> = row
             .functions
             .iter()
             .map(|count| (count.function.as_str(), [real(count.flat), real(count.cum)]))
             .collect();
         // A function that is not in the row has at most as much as the least of them.
-        let least = row.functions.last().map_or(0.0, |count| real(count.cum));
-        let names: Vec<&str> = baseline
-            .functions()
-            .chain(listed.keys().copied().filter(|name| !baseline.knows(name)))
-            .collect();
-        for function in names {
-            let counts = listed.get(function);
+        let least = match row.lists_all() {
+            true => 0.0,
+            false => row.functions.last().map_or(0.0, |count| real(count.cum)),
+        };
+        let is_new = |name: &&str| !baseline.knows(name);
+        let mut names: Vec<String> = baseline.functions().map(str::to_owned).collect();
+        let listed_new = listed.keys().copied().filter(is_new);
+        names.extend(listed_new.map(str::to_owned));
+        let tracked = self.tracks.keys().map(String::as_str).filter(is_new);
+        let gone = tracked.filter(|name| !listed.contains_key(name));
+        names.extend(gone.map(str::to_owned));
+        for function in &names {
+            let counts = listed.get(function.as_str());
             for by in [By::Flat, By::Cum] {
                 // What is told does not become normal while it is told, but in the end.
                 let told = self.told(function, by);
@@ -229,36 +237,47 @@ impl ShiftState {
                 let since = self.accepted.get(function).copied();
                 let expected = baseline.expected(function, by, Learned { since, onset });
                 let frozen = || told.map(|(_, share)| baseline.of_share(share));
-                let Some(expected) = expected.or_else(frozen) else {
-                    continue;
-                };
                 let count = counts.and_then(|counts| counts.get(usize::from(by == By::Cum)));
                 let count = count.copied().unwrap_or(0.0);
-                if counts.is_none() && expected.mean() * size < 2.0 * least {
-                    continue;
-                }
-                let Some(seen) = Seen::new(row, count, &expected, size, baseline) else {
+                let seen = expected.or_else(frozen).and_then(|expected| {
+                    // What is told is over when it is gone.
+                    let is_hidden = counts.is_none() && expected.mean() * size < 2.0 * least;
+                    match is_hidden && told.is_none() {
+                        true => None,
+                        false => Seen::new(row, count, &expected, size, baseline),
+                    }
+                });
+                let Some(seen) = seen else {
+                    self.pass_over(grain, function, by);
                     continue;
                 };
-                for direction in [Direction::Up, Direction::Down] {
+                let directions = [Direction::Up, Direction::Down].into_iter();
+                for direction in directions.filter(|direction| seen.tells_of(*direction)) {
                     let tracks = self.tracks.entry(function.to_owned()).or_default();
                     let place = tracks.iter().position(|track| track.is(by, direction));
                     let before = place.map(|place| tracks.swap_remove(place));
-                    let was_active = before.as_ref().is_some_and(|track| track.is_active);
                     let track = before.unwrap_or_else(|| Track::new(by, direction));
                     let Some(track) = track.add(grain, &seen, settings) else {
                         continue;
                     };
-                    if track.is_active && !was_active {
+                    if track.is_active && track.shows() {
                         let kind = kind(direction, &seen, &track);
-                        fired.push(Shift::new(function, kind, &track, row));
+                        sure.push(Shift::new(function, kind, &track, row));
                     }
                     tracks.push(track);
                 }
             }
         }
         self.tracks.retain(|_, tracks| !tracks.is_empty());
-        fired
+        sure
+    }
+
+    /// A row does not tell how much of a function there is: what was summed up until
+    /// then says nothing of what comes after.
+    fn pass_over(&mut self, grain: Grain, function: &str, by: By) {
+        if let Some(tracks) = self.tracks.get_mut(function) {
+            tracks.retain_mut(|track| track.by != by || track.pass_over(grain));
+        }
     }
 
     /// Keeps the number of functions that are remembered in bounds.

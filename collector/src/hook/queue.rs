@@ -283,6 +283,11 @@ impl Queue {
 
     /// Forgets a notice that was told. With `repeat` it is kept to be told again,
     /// in the same write; the time is when that ends.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] if the store fails. The notice waits still: what would be told
+    /// again is of before.
     pub(super) fn told(
         &self,
         sequence: u64,
@@ -297,10 +302,10 @@ impl Queue {
             };
             changes.push((key, Some(encode(&stored))));
         }
+        self.store.write(changes)?;
         self.metrics.deliveries(Delivery::Delivered).inc();
-        let written = self.store.write(changes);
         self.remove(sequence);
-        written
+        Ok(())
     }
 
     /// Forgets a notice that is not in the store any more.
@@ -405,13 +410,19 @@ impl Queue {
         Ok(notices)
     }
 
-    /// Forgets what would be told again: the receiver remembers, or is no more.
-    pub(super) fn forget_repeats(&self) -> Result<(), StoreError> {
-        let rows = self.store.scan(&key(REPEATS, &self.name, &[]))?;
-        if rows.is_empty() {
-            return Ok(());
+    /// Forgets what would be told again, but for what is to `keep`: of the rest the
+    /// receiver would never be told the end.
+    pub(super) fn forget_repeats(&self, keep: impl Fn(&Notice) -> bool) -> Result<(), StoreError> {
+        let mut gone = Vec::new();
+        for (key, value) in self.store.scan(&key(REPEATS, &self.name, &[]))? {
+            let stored: StoredRepeat = decode(&value).ok_or_else(|| damaged(&key))?;
+            if !keep(&stored.notice) {
+                gone.push((key, None));
+            }
         }
-        let gone = rows.into_iter().map(|(key, _)| (key, None));
-        self.store.write(gone.collect())
+        match gone.is_empty() {
+            true => Ok(()),
+            false => self.store.write(gone),
+        }
     }
 }

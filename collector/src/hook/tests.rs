@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use crate::store::KeyValue;
 /// 2026-11-24T14:02:00Z.
 const NOW: i64 = 1_795_528_920_000_000_000;
 
-/// A state store that lives as long as the test.
+/// A state store that lives as long as the test, and takes nothing when it is full.
 #[derive(Debug, Default)]
-struct Memory(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>);
+struct Memory(Mutex<BTreeMap<Vec<u8>, Vec<u8>>>, AtomicBool);
 
 impl StateStore for Memory {
     fn scan(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
@@ -34,6 +34,9 @@ impl StateStore for Memory {
     }
 
     fn write(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(StoreError::Write("the disk is full".into()));
+        }
         let mut map = self.0.lock().unwrap();
         for (key, value) in changes {
             match value {
@@ -404,6 +407,66 @@ async fn what_is_told_again_and_what_is_new_do_not_hold_up_each_other() {
     })
     .await;
     assert!(count("new firing") >= 1, "{:?}", script.came());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_was_told_and_not_noted_is_told_once_more() {
+    let (store, clock): (Arc<Memory>, Arc<Told>) = Default::default();
+    let hooks = open(&store, &clock);
+    let script = Arc::new(Script {
+        repeats: true,
+        ..Script::default()
+    });
+    add(&hooks, &store, "1", false);
+    work_until(&hooks, &script, &clock, || hooks.is_empty()).await;
+    add(&hooks, &store, "1", true);
+    store.1.store(true, Ordering::SeqCst);
+    let ends = || {
+        script
+            .came()
+            .iter()
+            .filter(|came| *came == "1 resolved")
+            .count()
+    };
+    work_until(&hooks, &script, &clock, || ends() >= 1).await;
+    assert_eq!(hooks.len(), 1, "it waits for the disk");
+    store.1.store(false, Ordering::SeqCst);
+    work_until(&hooks, &script, &clock, || hooks.is_empty()).await;
+    assert!(ends() >= 2, "{:?}", script.came());
+    // What is told again from now on is the end.
+    let repeats = hooks.active[0].1.repeats(clock.now()).unwrap();
+    let words: Vec<&str> = repeats.iter().map(|n| n.happening.word()).collect();
+    assert_eq!(words, ["resolved"]);
+    assert_eq!(hooks.report()[0].delivered, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_meant_for_a_receiver_any_more_is_not_told_again() {
+    let (store, clock): (Arc<Memory>, Arc<Told>) = Default::default();
+    let alertmanager = |service: Option<&str>| ReceiverConfig {
+        kind: Some(ReceiverKind::Alertmanager),
+        matches: MatchConfig {
+            service: service.map(|service| vec![service.to_owned()]),
+            ..MatchConfig::default()
+        },
+        ..webhook("a", "http://127.0.0.1:9/")
+    };
+    let hooks = open_with(&store, &clock, vec![alertmanager(None)]);
+    add(&hooks, &store, "1", false);
+    let script = Arc::new(Script {
+        repeats: true,
+        ..Script::default()
+    });
+    work_until(&hooks, &script, &clock, || hooks.is_empty()).await;
+    assert_eq!(rows(&store, "repeat/"), 1);
+    drop(open_with(
+        &store,
+        &clock,
+        vec![alertmanager(Some("logger"))],
+    ));
+    assert_eq!(rows(&store, "repeat/"), 1, "it still is");
+    drop(open_with(&store, &clock, vec![alertmanager(Some("pay"))]));
+    assert_eq!(rows(&store, "repeat/"), 0);
 }
 
 #[tokio::test(start_paused = true)]

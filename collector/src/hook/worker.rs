@@ -151,8 +151,12 @@ impl<T: Tell> Worker<T> {
                     Happening::Resolved => Some(self.clock.now().saturating_add(REPEAT_RESOLVED)),
                 };
                 let repeat = self.receiver.repeats().then_some((notice, until));
-                self.blocking(move |queue| queue.told(sequence, repeat))
-                    .await;
+                let kept = self.blocking(move |queue| queue.told(sequence, repeat));
+                if kept.await.is_none() {
+                    // Told once more, under the same id.
+                    self.queue.tried(sequence, false);
+                    self.rest(None);
+                }
             }
             Try::Refused(reason) => {
                 self.failures = 0;

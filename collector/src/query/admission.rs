@@ -57,6 +57,11 @@ impl Admission {
         })
     }
 
+    /// Memory for nothing, which may grow.
+    pub(super) fn nothing(&self) -> Share {
+        self.memory.nothing()
+    }
+
     /// Memory for `work` over `tree`.
     ///
     /// # Errors

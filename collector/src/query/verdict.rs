@@ -12,6 +12,7 @@ use super::admission::Work;
 use super::diff::DiffRequest;
 use super::{Inner, QueryError, ServiceName};
 use crate::feature::{function_counts, real};
+use crate::memory::Share;
 use crate::rollup::read::Selection;
 use crate::store::trees;
 use crate::store::{PtypeId, SeriesId, ServiceId, ServiceKey};
@@ -19,9 +20,9 @@ use crate::verdict::{MIN_UNITS, Names, Rules, Side, Unit, Verdict};
 
 /// Most units of a side; the pods of a larger one are put together.
 const MAX_UNITS: usize = 40;
-/// Stretches into which the time of a side with few pods is cut at most, and the length
-/// of the shortest.
-const MAX_STRETCHES: u32 = 12;
+/// Stretches into which the time of a side is cut at most when there are few pods, and
+/// the length of the shortest.
+const MAX_STRETCHES: usize = 12;
 const LEAST_STRETCH: Duration = Duration::from_secs(60);
 
 /// What one side is.
@@ -42,6 +43,13 @@ struct Units {
     windows: u64,
     value: f64,
     covered_s: u64,
+}
+
+/// What stays of all units until both sides are there.
+struct Held {
+    names: Names,
+    /// Memory for the names and the units.
+    share: Share,
 }
 
 impl Inner {
@@ -75,9 +83,12 @@ impl Inner {
                 ];
                 let is_cut = pods.iter().any(|pods| pods.len() < MIN_UNITS);
                 let [base_pods, new_pods] = pods;
-                let mut names = Names::default();
-                let base = self.units(base_pods, ptype, base.window, is_cut, &mut names, gone)?;
-                let new = self.units(new_pods, ptype, new.window, is_cut, &mut names, gone)?;
+                let mut held = Held {
+                    names: Names::default(),
+                    share: self.admission.nothing(),
+                };
+                let base = self.units(base_pods, ptype, base.window, is_cut, &mut held, gone)?;
+                let new = self.units(new_pods, ptype, new.window, is_cut, &mut held, gone)?;
                 let windows = base.windows.saturating_add(new.windows);
                 Ok((windows, [base, new]))
             })?;
@@ -129,24 +140,28 @@ impl Inner {
         ptype: PtypeId,
         window: Window,
         is_cut: bool,
-        names: &mut Names,
+        held: &mut Held,
         gone: &Arc<AtomicBool>,
     ) -> Result<Units, QueryError> {
         let mut side = Units {
             pods: pods.len(),
             ..Units::default()
         };
+        let pods = merged(pods);
         let stretches = match is_cut {
-            true => stretches(window, self.clock.now()),
+            true => {
+                let most = (MAX_UNITS / pods.len().max(1)).clamp(1, MAX_STRETCHES);
+                stretches(window, self.clock.now(), most)
+            }
             false => vec![window],
         };
-        for pod in merged(pods) {
+        for pod in pods {
             for stretch in &stretches {
                 let mut unit = Unit::default();
                 for (service, series) in &pod {
                     let selection = Selection::Some(series.clone());
                     let of = (*service, ptype, &selection, *stretch);
-                    self.add_unit(of, &mut side, &mut unit, names, gone)?;
+                    self.add_unit(of, &mut side, &mut unit, held, gone)?;
                 }
                 if unit.samples() > 0.0 {
                     side.units.push(unit);
@@ -162,11 +177,10 @@ impl Inner {
         of: super::basis::Sum<'_>,
         side: &mut Units,
         unit: &mut Unit,
-        names: &mut Names,
+        held: &mut Held,
         gone: &Arc<AtomicBool>,
     ) -> Result<(), QueryError> {
-        // Names and counts of all units stay until both sides are there.
-        let work = Work::PLAIN.and(Work::EVERY_NODE).and(Work::EVERY_NODE);
+        let work = Work::PLAIN.and(Work::EVERY_NODE);
         let (service, ..) = of;
         let mut one = self.one_tree(service, work)?;
         let (mut sum, _) = self.vectors(of, gone)?;
@@ -187,7 +201,14 @@ impl Inner {
         side.value += count(value);
         let tree = trees::read(&one.tree);
         let scale = count(samples) / count(value);
-        unit.add(function_counts(&tree, &values).into_iter(), scale, names);
+        let before = unit.bytes() + held.names.bytes();
+        unit.add(
+            function_counts(&tree, &values).into_iter(),
+            scale,
+            &mut held.names,
+        );
+        let after = unit.bytes() + held.names.bytes();
+        held.share.grow(after.saturating_sub(before))?;
         Ok(())
     }
 }
@@ -230,14 +251,13 @@ fn merged(pods: Vec<Pod>) -> Vec<Pod> {
     sorted.collect()
 }
 
-/// `window` up to now, in stretches of one length.
-fn stretches(window: Window, now: UnixNanos) -> Vec<Window> {
+/// `window` up to now, in at most `most` stretches of one length.
+fn stretches(window: Window, now: UnixNanos, most: usize) -> Vec<Window> {
     let end = window.end().min(now);
     let length = end.since(window.start());
     let count = length.as_secs() / LEAST_STRETCH.as_secs();
-    let count = u32::try_from(count)
-        .unwrap_or(u32::MAX)
-        .clamp(1, MAX_STRETCHES);
+    let most = u32::try_from(most).unwrap_or(u32::MAX);
+    let count = u32::try_from(count).unwrap_or(u32::MAX).clamp(1, most);
     let stretch = length / count;
     let cut = (0..count).filter_map(|place| {
         let start = window.start().saturating_add(stretch * place);
@@ -255,15 +275,15 @@ mod tests {
         let at = |seconds: i64| UnixNanos::new(seconds * 1_000_000_000);
         let window = Window::new(at(0), at(600)).unwrap();
         for (now, count, length_s) in [(600, 10, 60), (90, 1, 90), (10_000, 10, 60)] {
-            let cut = stretches(window, at(now));
+            let cut = stretches(window, at(now), MAX_STRETCHES);
             assert_eq!(cut.len(), count, "{now}");
             assert!(cut.iter().all(|part| part.duration().as_secs() == length_s));
         }
         let hour = Window::new(at(0), at(3600)).unwrap();
-        let cut = stretches(hour, at(3600));
+        let cut = stretches(hour, at(3600), MAX_STRETCHES);
         assert_eq!((cut.len(), cut.last().unwrap().end()), (12, at(3600)));
         // Nothing of the range is over.
-        assert!(stretches(window, at(-5)).is_empty());
+        assert!(stretches(window, at(-5), MAX_STRETCHES).is_empty());
     }
 
     #[test]

@@ -73,8 +73,8 @@ fn function(shift: &Shift) -> String {
     }
 }
 
-/// The sentence that comes first.
-fn sentence(verdict: &Verdict, share: f64) -> String {
+/// The sentence that comes first; `name` writes the function's name.
+fn sentence(verdict: &Verdict, share: f64, name: impl Fn(&str) -> String) -> String {
     match Outcome::of(verdict, share) {
         Outcome::Unknown => "UNKNOWN: there is too little to tell a change from chance".to_owned(),
         Outcome::Fail => {
@@ -82,7 +82,7 @@ fn sentence(verdict: &Verdict, share: f64) -> String {
             let first = guilty.first().map(|shift| {
                 format!(
                     "{} takes {} more of the CPU time",
-                    function(shift),
+                    name(&function(shift)),
                     percent(shift.gain.value)
                 )
             });
@@ -149,7 +149,7 @@ fn hidden(verdict: &Verdict) -> Option<String> {
 
 /// Lines for people.
 pub fn text(verdict: &Verdict, share: f64) -> String {
-    let mut lines = vec![sentence(verdict, share)];
+    let mut lines = vec![sentence(verdict, share, str::to_owned)];
     lines.push(side("base", &verdict.base));
     lines.push(side("new ", &verdict.new));
     lines.push(format!(
@@ -182,16 +182,20 @@ pub fn text(verdict: &Verdict, share: f64) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A text that Markdown shows as it is, in a table too.
+/// A text that Markdown shows as it is: names of functions come from anywhere.
 fn code(name: &str) -> String {
-    let name = name.replace('`', "'").replace('|', "\\|");
-    format!("`{name}`")
+    format!("`{}`", name.replace('`', "'"))
+}
+
+/// A text in a table that Markdown shows as it is.
+fn cell(name: &str) -> String {
+    code(name).replace('|', "\\|")
 }
 
 /// A comment for a pull request.
 pub fn markdown(verdict: &Verdict, share: f64) -> String {
     let mut lines = vec![
-        format!("**{}**", sentence(verdict, share).replace('*', "\\*")),
+        format!("**{}**", sentence(verdict, share, code)),
         String::new(),
     ];
     let shown = verdict.shifts.iter().take(MAX_ROWS);
@@ -202,7 +206,7 @@ pub fn markdown(verdict: &Verdict, share: f64) -> String {
             let [change, gain, interval, before, ratio, function] = cells(shift);
             lines.push(format!(
                 "| {change} | {gain} | {interval} | {before} | {ratio} | {} |",
-                code(&function)
+                cell(&function)
             ));
         }
         lines.extend(hidden(verdict));

@@ -166,6 +166,9 @@ pub(super) fn judge(
     row: &ServiceRow,
     now: UnixNanos,
 ) -> Result<(), StoreError> {
+    if !alerts.awaits_shifts(key, row.step.end()) {
+        return Ok(());
+    }
     let second = |time: UnixNanos| u64::try_from(time.seconds()).unwrap_or(0);
     let last_hour = Grain::Hour
         .floor_s(second(row.step.end()))

@@ -10,7 +10,7 @@ use crate::verdict::By;
 
 /// Fewest rows that say what is expected.
 const MIN_ROWS: usize = 3;
-/// A function that fewer of the rows list may be one that is too small to be listed.
+/// Of a function that fewer of the rows list, a mean says nothing.
 const LISTED_SHARE: f64 = 0.8;
 const HOUR_S: u64 = Grain::Hour.length_s();
 const DAY_S: u64 = 24 * HOUR_S;
@@ -57,6 +57,8 @@ struct Function {
     counts: [Vec<f64>; 2],
     /// Rows that list it.
     listed: usize,
+    /// Rows that tell how much of it there was.
+    told: usize,
 }
 
 /// What is expected of one function in a row of size 1.
@@ -66,6 +68,8 @@ pub struct Expected {
     dispersion: f64,
     /// Its mean over the last day alone.
     last_day: f64,
+    /// It was there now and then: this is what there was at most.
+    is_rare: bool,
 }
 
 /// The time from which a function is learned.
@@ -93,6 +97,11 @@ impl Expected {
     /// Samples on the last day of the baseline, in a row of size 1.
     pub fn last_day(&self) -> f64 {
         self.last_day
+    }
+
+    /// Whether it was not there most of the time.
+    pub fn is_rare(&self) -> bool {
+        self.is_rare
     }
 
     /// Variance of the samples in a row of a size, beside what is expected of it.
@@ -157,6 +166,8 @@ impl Baseline {
         }
         let mut index = FxHashMap::default();
         let mut functions: Vec<Function> = Vec::new();
+        // What a row that lists all does not list was not there.
+        let whole = rows.iter().filter(|row| row.lists_all()).count();
         for (place, row) in rows.iter().enumerate() {
             for count in &row.functions {
                 let at = *index.entry(count.function.clone()).or_insert_with(|| {
@@ -164,6 +175,7 @@ impl Baseline {
                         name: count.function.clone(),
                         counts: [vec![0.0; rows.len()], vec![0.0; rows.len()]],
                         listed: 0,
+                        told: whole,
                     });
                     functions.len() - 1
                 });
@@ -171,6 +183,7 @@ impl Baseline {
                     continue;
                 };
                 function.listed += 1;
+                function.told += usize::from(!row.lists_all());
                 let values = [count.flat, count.cum];
                 for (counts, value) in function.counts.iter_mut().zip(values) {
                     if let Some(slot) = counts.get_mut(place) {
@@ -225,7 +238,7 @@ impl Baseline {
         let mut dispersions: Vec<(f64, f64)> = self
             .functions
             .iter()
-            .filter(|function| self.is_listed(function))
+            .filter(|function| self.is_most(function.listed))
             .map(|function| {
                 let [flat, _] = &function.counts;
                 let group = self.group(flat, Learned::default());
@@ -243,8 +256,8 @@ impl Baseline {
         statistics::shrunk(own, freedom, self.typical).max(self.typical)
     }
 
-    fn is_listed(&self, function: &Function) -> bool {
-        number(function.listed) >= LISTED_SHARE * number(self.rows.len())
+    fn is_most(&self, rows: usize) -> bool {
+        number(rows) >= LISTED_SHARE * number(self.rows.len())
     }
 
     /// Counts of the rows of a time.
@@ -307,6 +320,20 @@ impl Baseline {
             },
             dispersion: self.typical.max(statistics::LEAST_DISPERSION),
             last_day: share * self.total,
+            is_rare: false,
+        }
+    }
+
+    /// What is expected of a function that few rows list: no more than the most that one
+    /// of them had.
+    fn rare(&self, counts: &[f64], learned: Learned) -> Expected {
+        let rows = self.rows.iter().zip(counts);
+        let held = rows.filter(|((start, size), _)| learned.holds(*start) && *size > 0.0);
+        let most = held.map(|((_, size), count)| count / size);
+        let most = most.fold(0.0, f64::max);
+        Expected {
+            is_rare: true,
+            ..self.of_share(most / self.total)
         }
     }
 
@@ -320,7 +347,8 @@ impl Baseline {
             // No row lists it: it is new.
             return Some(self.of_share(0.0));
         };
-        if !self.is_listed(function) {
+        if !self.is_most(function.told) && !self.is_most(function.listed) {
+            // It may be one that is too small to be listed.
             return None;
         }
         let [flat, cum] = &function.counts;
@@ -328,6 +356,9 @@ impl Baseline {
             By::Flat => flat,
             By::Cum => cum,
         };
+        if !self.is_most(function.listed) {
+            return Some(self.rare(counts, learned));
+        }
         let group = self.group(counts, learned);
         if group.freedom + 1.0 < number(MIN_ROWS) {
             return None;
@@ -346,6 +377,7 @@ impl Baseline {
             group,
             dispersion: self.dispersion(group.dispersion),
             last_day: if size > 0.0 { count / size } else { group.mean },
+            is_rare: false,
         })
     }
 }

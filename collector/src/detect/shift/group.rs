@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::ShiftSettings;
-use super::track::{Direction, Track};
-use crate::detect::FindingKind;
+use super::track::{Direction, INTERVAL, Track};
+use crate::detect::{FindingKind, Severity};
 use crate::feature::{ServiceRow, cores, real};
 use crate::verdict::{By, DEEPEST_SHARE, MOVED_SHARE, package};
 
@@ -15,10 +15,8 @@ use crate::verdict::{By, DEEPEST_SHARE, MOVED_SHARE, package};
 const TOGETHER_NS: u64 = 3_600_000_000_000;
 /// Other functions that are named beside the one that is blamed.
 const MAX_ALSO: usize = 20;
-/// Changes of a service that are told at once.
+/// Changes of a service that are told at once, and as many that nobody is woken for.
 const MAX_ACTIVE: usize = 20;
-/// Standard errors of an interval of 95 %.
-const INTERVAL: f64 = 1.96;
 
 /// A function whose cost changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,30 +80,50 @@ impl Shift {
             let reach = INTERVAL * error;
             [ratio, (ratio - reach).max(0.0), ratio + reach]
         });
-        let whole = cores(row.samples, row.period_ns, row.observed_ns);
-        // Parts are of a service as large as the row without the change.
-        let usual = whole / (1.0 + after - before).max(f64::MIN_POSITIVE);
-        self.cores = [after * usual, before * usual];
+        let of_sample = cores(1, row.period_ns, row.observed_ns);
+        self.cores = track.last_samples().map(|samples| samples * of_sample);
         self.samples = row.samples;
+        if self.kind == FindingKind::Drift && track.has_jumped() {
+            self.kind = FindingKind::Regression;
+            self.onset_ns = row.step.start().get();
+        }
+    }
+
+    /// Whether what `track` sums up is this change: it is told with it, or what calls
+    /// the function became dearer by as much.
+    pub(super) fn is_shown_by(&self, track: &Track) -> bool {
+        track.direction == self.direction()
+            && is_together(track.onset_ns, self.onset_ns)
+            && (track.is_active || track.gain().abs() >= DEEPEST_SHARE * self.size)
+    }
+
+    fn tells_of(&self, other: &Self) -> bool {
+        self.direction() == other.direction()
+            && (self.function == other.function || self.also.contains(&other.function))
     }
 }
 
-/// Adds changes that are sure now to those that are told, one for each cause.
+/// Adds changes that are sure to those that are told, one for each cause. One for which
+/// there is no room, or whose cause was another that is over, comes again with the next
+/// row.
 pub(super) fn add(
     active: &mut Vec<Shift>,
-    mut fired: Vec<Shift>,
+    mut sure: Vec<Shift>,
     tracks: &BTreeMap<String, Vec<Track>>,
     settings: &ShiftSettings,
 ) {
-    fired.retain(|shift| !is_moved(shift, tracks, settings));
-    fired.sort_by(|a, b| b.size.total_cmp(&a.size));
-    while let Some(largest) = fired.first().cloned() {
+    sure.retain(|shift| {
+        let is_told = active.iter().any(|told| told.tells_of(shift));
+        !is_told && !is_moved(shift, tracks, settings)
+    });
+    sure.sort_by(|a, b| b.size.total_cmp(&a.size));
+    while let Some(largest) = sure.first().cloned() {
         let is_of = |shift: &Shift| {
             shift.direction() == largest.direction()
                 && is_together(shift.onset_ns, largest.onset_ns)
         };
-        let (members, others): (Vec<Shift>, Vec<Shift>) = fired.into_iter().partition(is_of);
-        fired = others;
+        let (members, others): (Vec<Shift>, Vec<Shift>) = sure.into_iter().partition(is_of);
+        sure = others;
         let known = active
             .iter_mut()
             .find(|known| is_of(known) && known.size >= DEEPEST_SHARE * largest.size);
@@ -118,7 +136,9 @@ pub(super) fn add(
                 };
                 names.retain(|name| *name != guilty.function);
                 also(&mut guilty, names);
-                if active.len() < MAX_ACTIVE {
+                let is_quiet = |shift: &Shift| shift.kind.severity() == Severity::Info;
+                let like = active.iter().filter(|s| is_quiet(s) == is_quiet(&guilty));
+                if like.count() < MAX_ACTIVE {
                     active.push(guilty);
                 }
             }

@@ -261,6 +261,150 @@ fn growth_from_day_to_day_is_no_alert() {
     assert_eq!(kinds, [FindingKind::Drift]);
 }
 
+/// As [`live`], with counts that change with time: `change` has the start of a row, too.
+/// What is usual was so before, by the same rule. Returns what was told after each row.
+fn through(hours: i64, change: &dyn Fn(i64, &str, u64) -> u64) -> Vec<Vec<Shift>> {
+    let settings = ShiftSettings::default();
+    let mut state = ShiftState::default();
+    let mut told = Vec::new();
+    let at = |grain: Grain, start_s| {
+        let part = Grain::Hour.length_s() / grain.length_s();
+        row(grain, start_s, &|function, count| match function {
+            // Of what is not usual the samples of an hour are given.
+            "shop/c.fresh" => change(start_s, function, count) / part,
+            _ => change(start_s, function, count),
+        })
+    };
+    for hour in 0..hours {
+        let rows: Vec<ServiceRow> = (1..=7)
+            .flat_map(|day| [-1, 0, 1].map(|near| hour - day * 24 + near))
+            .map(|hour| at(Grain::Hour, start(hour)))
+            .collect();
+        let baseline = Baseline::new(&rows, Reach::Days).unwrap();
+        for part in 0..6 {
+            if part == 5 {
+                let whole = at(Grain::Hour, start(hour));
+                state.step(Grain::Hour, &whole, Some(&baseline), &settings);
+            }
+            let ten = at(Grain::TenMinutes, start(hour) + part * 600);
+            let active = state.step(Grain::TenMinutes, &ten, Some(&baseline), &settings);
+            told.push(active.unwrap().to_vec());
+        }
+    }
+    told
+}
+
+#[test]
+fn a_new_function_that_is_gone_again_is_over() {
+    let told = through(8, &|start_s, function, count| match function {
+        "shop/c.fresh" if (start(0)..start(4)).contains(&start_s) => 2_400,
+        _ => count,
+    });
+    assert_eq!(told[23].len(), 1, "{:?}", told[23]);
+    assert!(told.last().unwrap().is_empty(), "{:?}", told.last());
+}
+
+#[test]
+fn a_small_new_function_is_told_neither_now_nor_when_it_is_usual() {
+    let told = through(9 * 24, &|start_s, function, count| match function {
+        "shop/c.fresh" if start_s >= start(0) => 240,
+        _ => count,
+    });
+    let told: Vec<_> = told.iter().flatten().collect();
+    assert!(told.is_empty(), "{:?}", told.first());
+}
+
+#[test]
+fn a_function_that_was_seen_once_is_told_when_it_is_hot() {
+    let once = start(-26);
+    let told = through(2, &|start_s, function, count| match function {
+        "shop/c.fresh" if start_s == once => 1,
+        "shop/c.fresh" if start_s >= start(0) => 2_000,
+        _ => count,
+    });
+    let told = told.last().unwrap();
+    let told: Vec<_> = told.iter().map(|s| (s.function.as_str(), s.kind)).collect();
+    assert_eq!(told, [("shop/c.fresh", FindingKind::NewHotFunction)]);
+}
+
+#[test]
+fn a_job_of_two_hours_each_day_is_usual() {
+    let told = through(24, &|start_s, function, count| match function {
+        "shop/c.fresh" if matches!(start_s / HOUR_S % 24, 13 | 14) => 900,
+        _ => count,
+    });
+    let told: Vec<_> = told.iter().flatten().collect();
+    assert!(told.is_empty(), "{:?}", told.first());
+}
+
+#[test]
+fn what_began_with_a_cause_that_is_over_is_told_then() {
+    let blamed_of = |mended: Option<&str>| {
+        let told = through(12, &|start_s, function, count| {
+            let is_mended = Some(function) == mended && start_s >= start(6);
+            match function {
+                "shop/a.sort" if start_s >= start(0) && !is_mended => count * 9 / 5,
+                "shop/b.index" if start_s >= start(0) && !is_mended => count * 31 / 20,
+                _ => count,
+            }
+        });
+        [&told[35], told.last().unwrap()].map(|told| {
+            let names = told.iter().map(|shift| shift.function.clone());
+            names.collect::<Vec<_>>()
+        })
+    };
+    let (blamed, other) = ("shop/a.sort".to_owned(), "shop/b.index".to_owned());
+    for told in blamed_of(None) {
+        assert!(told.contains(&blamed) && !told.contains(&other), "{told:?}");
+    }
+    let [before, after] = blamed_of(Some(&blamed));
+    assert!(!before.contains(&other), "{before:?}");
+    assert!(
+        after.contains(&other) && !after.contains(&blamed),
+        "{after:?}"
+    );
+}
+
+#[test]
+fn what_grew_slowly_and_then_jumps_is_a_regression() {
+    let told = through(30, &|start_s, function, count| {
+        let day = u64::try_from((start_s - start(0)).div_euclid(24 * HOUR_S) + 10).unwrap();
+        let grown = count * (100 + 4 * day) / 100;
+        match function {
+            "shop/b.store" if start_s >= start(24) => grown * 3,
+            "shop/b.store" => grown,
+            _ => count,
+        }
+    });
+    let kinds = |told: &[Shift]| told.iter().map(|s| s.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(&told[24 * 6 - 1]), [FindingKind::Drift]);
+    let jumped = told.last().unwrap();
+    let store = jumped.iter().find(|s| s.function == "shop/b.store");
+    assert_eq!(store.unwrap().kind, FindingKind::Regression, "{jumped:?}");
+    assert_eq!(store.unwrap().onset_ns, start(24) * 1_000_000_000);
+}
+
+#[test]
+fn cores_of_a_root_that_is_renamed_are_those_of_the_service() {
+    let settings = ShiftSettings::default();
+    let mut state = ShiftState::default();
+    for hour in 0..6 {
+        let mut whole = row(Grain::Hour, start(hour), NOTHING);
+        for count in &mut whole.functions {
+            if count.function == "main.main" {
+                count.function = "main.run".to_owned();
+            }
+        }
+        state.step(Grain::Hour, &whole, Some(&usual(hour)), &settings);
+        for shift in state.active() {
+            let [now, before] = shift.cores;
+            assert!(now <= 0.2 && before <= 0.2, "{shift:?}");
+        }
+    }
+    let told: Vec<_> = state.active().iter().map(|s| &*s.function).collect();
+    assert!(told.contains(&"main.main"), "{told:?}");
+}
+
 #[test]
 fn too_little_is_known_of_a_young_service() {
     let rows: Vec<ServiceRow> = (0..2)

@@ -22,6 +22,10 @@ const NEW_SAMPLES: f64 = 1.0;
 /// A change is over when a row shows less than this part of it, for so many rows.
 const OVER_SHARE: f64 = 0.5;
 const OVER_HOURS: u32 = 2;
+/// What grew slowly and is now so many times as much grew at once.
+const JUMP: f64 = 2.0;
+/// Standard errors of an interval of 95 %.
+pub(super) const INTERVAL: f64 = 1.96;
 const OVER_TEN_MINUTES: u32 = 3;
 /// Thresholds are so much higher when the time of day is not known.
 const UNSURE: f64 = 2.0;
@@ -58,6 +62,7 @@ pub(super) struct Seen {
     is_sure: bool,
     /// What is expected by what the last day alone would make expect.
     over_last_day: f64,
+    is_rare: bool,
 }
 
 impl Seen {
@@ -81,6 +86,7 @@ impl Seen {
             total: baseline.total() * size,
             is_sure: baseline.is_sure(),
             over_last_day: expected.mean() / last_day,
+            is_rare: expected.is_rare(),
         })
     }
 
@@ -89,9 +95,15 @@ impl Seen {
         (self.count - self.expected) / self.total
     }
 
-    /// Whether hardly any was expected.
+    /// Whether hardly any was expected, or none most of the time.
     pub(super) fn is_new(&self) -> bool {
-        self.expected < NEW_SAMPLES
+        self.expected < NEW_SAMPLES || self.is_rare
+    }
+
+    /// Whether it says something of a change in this direction: what is there now and
+    /// then is not cheaper when it is not there.
+    pub(super) fn tells_of(&self, direction: Direction) -> bool {
+        direction == Direction::Up || !self.is_rare
     }
 }
 
@@ -217,6 +229,34 @@ impl Track {
             self.look_for_end(grain, seen)?;
         }
         Some(self)
+    }
+
+    /// Forgets what a row of `grain` would have added to; returns whether there is
+    /// something left to remember.
+    pub(super) fn pass_over(&mut self, grain: Grain) -> bool {
+        self.fast = 0;
+        if grain == Grain::Hour {
+            (self.sum, self.hot) = (0.0, 0);
+        }
+        self.is_active || !self.is_idle()
+    }
+
+    /// Whether the last row shows what was told.
+    pub(super) fn shows(&self) -> bool {
+        let (after, before, _) = self.last();
+        self.direction.sign() * (after - before) >= OVER_SHARE * self.told
+    }
+
+    /// Whether the last row certainly shows far more than what was told.
+    pub(super) fn has_jumped(&self) -> bool {
+        let (after, before, error) = self.last();
+        after - before * (1.0 + INTERVAL * error) >= JUMP * self.told
+    }
+
+    /// Samples in the last row: seen, and expected.
+    pub(super) fn last_samples(&self) -> [f64; 2] {
+        let [count, expected, _, _] = self.last;
+        [count, expected]
     }
 
     fn add_hour(&mut self, seen: &Seen, settings: &ShiftSettings) {
