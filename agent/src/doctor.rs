@@ -297,7 +297,7 @@ impl Target {
                 .map(|error| proto::status::chain(&error)),
             python: Python::read(processes),
             threads: Threads::read(pid),
-            maps_are_readable: fs::read(format!("/proc/{pid}/maps")).is_ok(),
+            maps_are_readable: fs::File::open(format!("/proc/{pid}/maps")).is_ok(),
             root_is_readable: fs::read_dir(format!("/proc/{pid}/root/")).is_ok(),
             limit_millicores: cgroup::read(pid).limit_millicores,
         })

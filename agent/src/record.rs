@@ -262,7 +262,8 @@ impl Machines {
                     tracing::warn!(
                         pid,
                         error = &error as &dyn std::error::Error,
-                        "java virtual machine does not record itself: trying perf events"
+                        fix = error.fix(),
+                        "java virtual machine does not record itself: another source is used if it works"
                     );
                 }
             }
@@ -303,10 +304,13 @@ impl Machines {
         Ok(())
     }
 
-    /// Fetches what was recorded of machines whose CPU nobody else sampled, and
-    /// stops.
-    fn finish(mut self, window: Window) -> Result<Option<Collected>, RecordError> {
-        let mut sum: Option<Collected> = None;
+    /// Fetches what was recorded of machines whose CPU nobody else sampled, adds it
+    /// to `collected`, and stops.
+    ///
+    /// # Errors
+    ///
+    /// If a machine gave nothing, and nothing else was sampled either.
+    fn finish(mut self, window: Window, collected: &mut Collected) -> Result<(), RecordError> {
         let mut failure = None;
         for mut followed in std::mem::take(&mut self.followed) {
             let pid = followed.pid();
@@ -314,31 +318,25 @@ impl Machines {
                 true => Cpu::Told,
                 false => Cpu::ToldByOthers,
             };
-            let (taken, stopped) = self.runtime.block_on(async {
-                let taken = followed.take(window.end(), cpu).await;
-                (taken, followed.stop().await)
+            let mut taken = Vec::new();
+            let (fetched, stopped) = self.runtime.block_on(async {
+                let fetched = followed.take(window.end(), cpu, &mut taken).await;
+                (fetched, followed.stop().await)
             });
+            for cpu in taken.into_iter().filter(Collected::is_cpu) {
+                collected.add(cpu);
+            }
             if let Err(error) = stopped {
                 tracing::warn!(pid, %error, "recording not stopped");
             }
-            match taken {
-                Ok(taken) => {
-                    for cpu in taken.into_iter().filter(Collected::is_cpu) {
-                        match &mut sum {
-                            Some(sum) => sum.add(cpu),
-                            None => sum = Some(cpu),
-                        }
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(pid, %error, "nothing recorded of a java virtual machine");
-                    failure = Some(error);
-                }
+            if let Err(error) = fetched {
+                tracing::warn!(pid, %error, "stacks of a java virtual machine are lost");
+                failure = Some(error);
             }
         }
-        match (sum, failure) {
-            (None, Some(error)) => Err(error.into()),
-            (sum, _) => Ok(sum),
+        match failure {
+            Some(error) if collected.samples_count == 0 => Err(error.into()),
+            Some(_) | None => Ok(()),
         }
     }
 }
@@ -396,9 +394,7 @@ fn with_sampler(
     let window = Window::new(start, start.saturating_add(begun.elapsed()))?;
     let source = sampler.source();
     let mut collected = sampler.collect(window);
-    if let Some(of_machines) = machines.finish(window)? {
-        collected.add(of_machines);
-    }
+    machines.finish(window, &mut collected)?;
     Ok((collected, source))
 }
 

@@ -225,10 +225,10 @@ fn the_hottest_method_comes_first_with_its_share_and_all_cpu_is_told() {
         let mut followed = follow(&target).await;
         // The compilers' beginning is not what is measured.
         target.wait_for_cpu(2.0);
-        followed.take(SystemClock.now(), Cpu::Told).await.unwrap();
+        taken(&mut followed).await.unwrap();
         let (spent, cpu) = (target.shares().unwrap(), target.cpu_seconds());
         target.wait_for_cpu(12.0);
-        let collected = followed.take(SystemClock.now(), Cpu::Told).await.unwrap();
+        let collected = taken(&mut followed).await.unwrap();
         let used = target.cpu_seconds() - cpu;
         let after = target.shares().unwrap();
         followed.stop().await.unwrap();
@@ -288,7 +288,7 @@ fn allocations_and_locks_are_told_with_those_who_cause_them() {
         while !is_enough(&collected) {
             assert!(begun.elapsed() < PATIENCE, "{collected:?}");
             tokio::time::sleep(Duration::from_secs(1)).await;
-            collected.extend(followed.take(SystemClock.now(), Cpu::Told).await.unwrap());
+            collected.extend(taken(&mut followed).await.unwrap());
         }
         followed.stop().await.unwrap();
 
@@ -372,6 +372,13 @@ fn nothing_is_left_after_a_recording_and_after_an_agent_that_was_killed() {
     );
     let spool = Spool::open(folder.path(), 64 << 20, [7; 16]).unwrap();
     assert!(spool.stats().windows > 3, "{:?}", spool.stats());
+}
+
+/// What a machine recorded until now, with its CPU.
+async fn taken(followed: &mut Followed) -> Result<Vec<Collected>, JvmError> {
+    let mut taken = Vec::new();
+    let fetched = followed.take(SystemClock.now(), Cpu::Told, &mut taken);
+    fetched.await.map(|()| taken)
 }
 
 /// CPU profiles in a spool, in order.
@@ -477,10 +484,7 @@ fn a_machine_that_dies_or_stands_still_costs_no_more_than_its_own_data() {
         target.child.kill().unwrap();
         target.child.wait().unwrap();
         let begun = Instant::now();
-        let error = followed
-            .take(SystemClock.now(), Cpu::Told)
-            .await
-            .unwrap_err();
+        let error = taken(&mut followed).await.unwrap_err();
         assert!(
             matches!(error, JvmError::Gone { .. } | JvmError::DeafToQuit { .. }),
             "{error:?}"
@@ -507,7 +511,7 @@ fn a_machine_that_dies_or_stands_still_costs_no_more_than_its_own_data() {
         let mut followed = follow(&target).await;
         signal("-STOP");
         let waited = Duration::from_secs(2);
-        let taken = tokio::time::timeout(waited, followed.take(SystemClock.now(), Cpu::Told));
+        let taken = tokio::time::timeout(waited, taken(&mut followed));
         assert!(taken.await.is_err(), "a stopped machine answered");
         signal("-CONT");
         followed.stop().await.unwrap();
@@ -652,7 +656,7 @@ fn a_machine_in_another_mount_namespace_is_recorded_too() {
         );
         let mut followed = follow(&target).await;
         target.wait_for_cpu(1.0);
-        let collected = followed.take(SystemClock.now(), Cpu::Told).await.unwrap();
+        let collected = taken(&mut followed).await.unwrap();
         assert!(collected[0].is_cpu());
         assert_eq!(flat(&values(&collected, CPU))[0].0, "Work.hot");
         followed.stop().await.unwrap();

@@ -49,6 +49,8 @@ use followed::aside;
 
 /// Most machines that are recorded at a time.
 const MAX_MACHINES: usize = 16;
+/// Most threads that read files for it, each up to a chunk of a recording at a time.
+const MAX_READERS: usize = 8;
 /// Most processes that are looked at.
 const MAX_PROCESSES: usize = 256;
 /// Rounds that may wait to be passed on.
@@ -127,7 +129,8 @@ enum Done {
     Looked(bool),
     /// With the border from which on its CPU can be told.
     Started(Result<(Box<Followed>, UnixNanos), JvmError>),
-    Taken(Result<(Box<Followed>, Vec<Collected>), JvmError>),
+    /// Also what was told before it failed.
+    Taken(Result<Box<Followed>, JvmError>, Vec<Collected>),
     Stopped,
 }
 
@@ -188,6 +191,7 @@ impl JvmSource {
         let yields = std::mem::replace(&mut self.yields, rounds);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
+            .max_blocking_threads(MAX_READERS)
             .build()?;
         let told = shutdown.clone();
         std::thread::Builder::new()
@@ -353,7 +357,7 @@ impl JvmSource {
             warn!(
                 pid,
                 most = MAX_MACHINES,
-                "too many java virtual machines: perf events are used for it"
+                "too many java virtual machines: another source is used if it works"
             );
             entry.standing = Standing::Never;
             self.claims.refuse(pid);
@@ -396,7 +400,8 @@ impl JvmSource {
                     let cpu = cpu_of(&self.claims, &followed);
                     let end = is_end.then_some(end);
                     let task = self.tasks.spawn(async move {
-                        (process, Done::Taken(fetch(followed, end, cpu).await))
+                        let (outcome, taken) = fetch(followed, end, cpu).await;
+                        (process, Done::Taken(outcome, taken))
                     });
                     entry.standing = Standing::Busy(task.id());
                 }
@@ -448,15 +453,22 @@ impl JvmSource {
                 entry.standing = Standing::Recorded(followed);
                 return;
             }
-            Done::Taken(Ok((followed, collected))) => {
-                match entry {
-                    Some(entry) => entry.standing = Standing::Recorded(followed),
-                    None => self.begin_stop(process.clone(), followed),
-                }
-                self.take_in(collected);
-                None
+            Done::Taken(outcome, taken) => {
+                let failure = match (outcome, entry) {
+                    (Ok(followed), Some(entry)) => {
+                        entry.standing = Standing::Recorded(followed);
+                        None
+                    }
+                    (Ok(followed), None) => {
+                        self.begin_stop(process.clone(), followed);
+                        None
+                    }
+                    (Err(error), _) => Some(error),
+                };
+                self.take_in(taken);
+                failure
             }
-            Done::Started(Err(error)) | Done::Taken(Err(error)) => Some(error),
+            Done::Started(Err(error)) => Some(error),
         };
         if let (Some(error), Some(entry)) = (failure, entry_of(&mut self.entries, &process)) {
             entry.failures = entry.failures.saturating_add(1);
@@ -576,7 +588,7 @@ async fn take_each(
     taken: &mut Vec<Collected>,
 ) -> Result<(), JvmError> {
     for end in ends {
-        taken.extend(followed.take(*end, cpu).await?);
+        followed.take(*end, cpu, taken).await?;
     }
     Ok(())
 }
@@ -587,20 +599,22 @@ async fn fetch(
     mut followed: Box<Followed>,
     end: Option<UnixNanos>,
     cpu: Cpu,
-) -> Result<(Box<Followed>, Vec<Collected>), JvmError> {
-    let taken = match end {
-        Some(end) => followed.take(end, cpu).await,
-        None => followed.fetch().await.map(|()| Vec::new()),
+) -> (Result<Box<Followed>, JvmError>, Vec<Collected>) {
+    let mut taken = Vec::new();
+    let fetched = match end {
+        Some(end) => followed.take(end, cpu, &mut taken).await,
+        None => followed.fetch().await,
     };
-    match taken {
-        Ok(taken) => Ok((followed, taken)),
+    let outcome = match fetched {
+        Ok(()) => Ok(followed),
         Err(error) => {
             if let Err(error) = followed.stop().await {
                 debug!(%error, "flight recording not stopped");
             }
             Err(error)
         }
-    }
+    };
+    (outcome, taken)
 }
 
 /// Whether the CPU of the next window of `followed` is told here.
@@ -642,7 +656,7 @@ fn tell(entry: &mut Entry, error: &JvmError) {
         pid = entry.process.pid,
         error = error as &dyn std::error::Error,
         fix = error.fix(),
-        "java virtual machine is not recorded: perf events are used for it"
+        "java virtual machine is not recorded: another source is used if it works"
     );
 }
 

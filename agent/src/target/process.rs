@@ -1,16 +1,17 @@
 //! What `/proc` says of one process, read with as few system calls as do.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use procfs::FromRead;
 use procfs::process::Stat;
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
 
 /// Flag of a kernel thread in `/proc/PID/stat` (`PF_KTHREAD`, linux/sched.h).
 const KERNEL_THREAD: u32 = 0x0020_0000;
 /// Longest command line that is kept, in bytes.
-const MAX_COMMAND_BYTES: usize = 32 * 1024;
+const MAX_COMMAND_BYTES: u64 = 32 * 1024;
 
 /// One read of `/proc/PID/stat`.
 #[derive(Clone, Debug)]
@@ -57,8 +58,13 @@ pub(super) fn read(pid: i32) -> Option<Reading> {
 
 /// The arguments of process `pid`, empty for kernel threads and zombies.
 pub(crate) fn command_line(pid: i32) -> Vec<String> {
-    let mut bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes.truncate(MAX_COMMAND_BYTES);
+    let mut bytes = Vec::new();
+    // A process may show as much memory there as it likes.
+    let read = fs::File::open(format!("/proc/{pid}/cmdline"))
+        .and_then(|file| file.take(MAX_COMMAND_BYTES).read_to_end(&mut bytes));
+    if read.is_err() {
+        return Vec::new();
+    }
     while bytes.last() == Some(&0) {
         bytes.pop();
     }
@@ -110,9 +116,17 @@ pub(super) fn list() -> std::io::Result<Vec<i32>> {
 
 /// Device and inode of a program file, which name it across namespaces.
 pub(crate) fn program(exe: &Path) -> Option<(u64, u64)> {
-    fs::metadata(exe)
-        .ok()
-        .map(|metadata| (metadata.dev(), metadata.ino()))
+    // What the kernel knows is enough: a file system may not answer.
+    let found = statx(
+        CWD,
+        exe,
+        AtFlags::STATX_DONT_SYNC,
+        StatxFlags::INO | StatxFlags::TYPE,
+    );
+    found.ok().map(|found| {
+        let device = makedev(found.stx_dev_major, found.stx_dev_minor);
+        (device, found.stx_ino)
+    })
 }
 
 /// Where `/proc` shows the program file of `pid`.

@@ -187,21 +187,27 @@ impl Followed {
         Ok(())
     }
 
-    /// Fetches, and returns what happened up to `end`: CPU first if it is told
-    /// here.
+    /// Fetches, and adds to `taken` what happened up to `end`: CPU first if it is
+    /// told here.
     ///
     /// # Errors
     ///
     /// [`JvmError`] if the machine does not give it; the recording is of no
-    /// more use.
-    pub async fn take(&mut self, end: UnixNanos, cpu: Cpu) -> Result<Vec<Collected>, JvmError> {
+    /// more use. What the kernel counted is told even then: a machine that does
+    /// not answer is often one that is busy.
+    pub async fn take(
+        &mut self,
+        end: UnixNanos,
+        cpu: Cpu,
+        taken: &mut Vec<Collected>,
+    ) -> Result<(), JvmError> {
         let pid = self.recording.pid();
         // First, since it has no time of its own.
         let account = self.count().await?;
-        self.fetch().await?;
+        let fetched = self.fetch().await;
         // The clock may have been set back.
         let Ok(window) = Window::new(std::mem::replace(&mut self.from, end), end) else {
-            return Ok(Vec::new());
+            return fetched;
         };
         // Beyond the next window a clock was set, and no window would come.
         let latest = end.saturating_add(window.duration());
@@ -216,7 +222,8 @@ impl Followed {
             lost: std::mem::take(&mut self.lost),
         };
         let rate = self.rate;
-        aside(pid, move || convert::yields(&stretch, window, rate)).await
+        taken.extend(aside(pid, move || convert::yields(&stretch, window, rate)).await?);
+        fetched
     }
 
     /// Stops recording; nothing is left of it.

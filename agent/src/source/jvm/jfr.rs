@@ -33,7 +33,7 @@ pub(super) const MAX_CHUNK_BYTES: u64 = 32 << 20;
 const MAX_FRAMES: usize = 1 << 18;
 /// Most bytes of names of a window.
 const MAX_NAME_BYTES: usize = 8 << 20;
-/// Most events of one chunk that are kept.
+/// Most events of a window.
 const MAX_EVENTS: usize = 256 * 1024;
 /// What a chunk begins with.
 const MAGIC: [u8; 4] = *b"FLR\0";
@@ -141,6 +141,8 @@ pub(super) struct Room {
     frames: usize,
     /// Bytes of the names of methods and classes.
     name_bytes: usize,
+    /// Events.
+    events: usize,
 }
 
 impl Default for Room {
@@ -148,6 +150,7 @@ impl Default for Room {
         Self {
             frames: MAX_FRAMES,
             name_bytes: MAX_NAME_BYTES,
+            events: MAX_EVENTS,
         }
     }
 }
@@ -157,11 +160,20 @@ impl Default for Room {
 pub(super) struct Chunk {
     /// The events, in the order of the file.
     pub(super) events: Vec<Event>,
-    /// Events beyond [`MAX_EVENTS`].
+    /// Events beyond [`MAX_EVENTS`] of its window.
     pub(super) dropped: u64,
 }
 
 /// What type an event is of, while it is read.
+/// Which of the events that stand for the same a recording asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// CPU samples are taken by CPU time, not at ticks.
+    pub(super) cpu_time: bool,
+    /// Allocations are sampled, not those that begin or bypass a buffer.
+    pub(super) allocation_samples: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
     Execution,
@@ -173,14 +185,19 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn of(name: &str) -> Option<Self> {
+    /// What an event called `name` is wanted as. Another recording of the machine may
+    /// have asked for events that stand for the same as ours do.
+    fn of(name: &str, asked: Asked) -> Option<Self> {
         Some(match name {
-            "jdk.ExecutionSample" => Self::Execution,
-            "jdk.CPUTimeSample" => Self::CpuTime,
-            "jdk.CPUTimeSamplesLost" => Self::CpuTimeLost,
-            "jdk.ObjectAllocationSample"
-            | "jdk.ObjectAllocationInNewTLAB"
-            | "jdk.ObjectAllocationOutsideTLAB" => Self::Allocation,
+            "jdk.ExecutionSample" if !asked.cpu_time => Self::Execution,
+            "jdk.CPUTimeSample" if asked.cpu_time => Self::CpuTime,
+            "jdk.CPUTimeSamplesLost" if asked.cpu_time => Self::CpuTimeLost,
+            "jdk.ObjectAllocationSample" if asked.allocation_samples => Self::Allocation,
+            "jdk.ObjectAllocationInNewTLAB" | "jdk.ObjectAllocationOutsideTLAB"
+                if !asked.allocation_samples =>
+            {
+                Self::Allocation
+            }
             "jdk.JavaMonitorEnter" => Self::MonitorEnter,
             "jdk.ThreadPark" => Self::Park,
             _ => return None,
@@ -290,8 +307,8 @@ fn next(bytes: &[u8], at: usize) -> Result<Next<'_>, JfrError> {
     Ok(Next { kind, body, end })
 }
 
-/// Reads a whole chunk; what is made of it takes up `room`.
-pub(super) fn read(bytes: &[u8], room: &mut Room) -> Result<Chunk, JfrError> {
+/// Reads what was `asked` for of a whole chunk; what is made of it takes up `room`.
+pub(super) fn read(bytes: &[u8], asked: Asked, room: &mut Room) -> Result<Chunk, JfrError> {
     let header = Header::read(bytes)?;
     let bytes = usize::try_from(header.bytes)
         .ok()
@@ -326,10 +343,11 @@ pub(super) fn read(bytes: &[u8], room: &mut Room) -> Result<Chunk, JfrError> {
         if found.kind == CHECKPOINT || found.kind == METADATA {
             continue;
         }
-        let Some(wanted) = metadata.name(found.kind).and_then(Wanted::of) else {
+        let wanted = |name| Wanted::of(name, asked);
+        let Some(wanted) = metadata.name(found.kind).and_then(wanted) else {
             continue;
         };
-        if chunk.events.len() >= MAX_EVENTS {
+        if pools.take_event().is_none() {
             chunk.dropped += 1;
             continue;
         }

@@ -18,7 +18,7 @@ use super::attach::{Machine, first_line, verb};
 use super::error::JvmError;
 use super::folder::{Folder, Mark, Standing, read_up_to};
 use super::followed::aside;
-use super::jfr::{self, Chunk, HEADER_BYTES, Header, JfrError, Room};
+use super::jfr::{self, Asked, Chunk, HEADER_BYTES, Header, JfrError, Room};
 
 /// What names of recordings begin with; the mark of their agent follows.
 const NAME: &str = "tepui-agent-";
@@ -28,8 +28,10 @@ const MAX_KEPT: &str = "32m";
 const MAX_LEFTOVERS: usize = 64;
 /// Longest version that is shown.
 const MAX_VERSION_CHARS: usize = 40;
-/// Most chunks of one file that are looked at.
+/// Most chunks of one file that are looked at, and most bytes of those that are read:
+/// more than [`MAX_KEPT`], which the recorder exceeds by a chunk.
 const MAX_CHUNKS: usize = 64;
+const MAX_READ_BYTES: u64 = 64 << 20;
 /// Frames of a stack that the recorder keeps, at least. Its own default of 64
 /// cuts the roots off those of common servers.
 const STACK_DEPTH: u32 = 256;
@@ -79,6 +81,7 @@ pub(super) struct Recording {
     pub(super) version: String,
     /// How it samples CPU.
     pub(super) sampling: Sampling,
+    asked: Asked,
 }
 
 /// What was recorded since the last time.
@@ -116,6 +119,14 @@ fn sampling(major: u32) -> Sampling {
     }
 }
 
+/// What is asked for of events of which a release has two kinds.
+fn asked(major: u32) -> Asked {
+    Asked {
+        cpu_time: sampling(major) == Sampling::CpuTime,
+        allocation_samples: major >= 16,
+    }
+}
+
 /// The settings file. Events that a machine does not know it leaves out.
 fn settings_file(settings: Settings, major: u32) -> String {
     let mut text = String::from(
@@ -144,7 +155,7 @@ fn settings_file(settings: Settings, major: u32) -> String {
         }
     }
     if settings.with_others {
-        if major >= 16 {
+        if asked(major).allocation_samples {
             let throttle = format!("{ALLOCATIONS_PER_SECOND}/s");
             event("ObjectAllocationSample", &[stack(), ("throttle", throttle)]);
         } else {
@@ -238,6 +249,7 @@ impl Recording {
             read_until: None,
             version,
             sampling: sampling(major),
+            asked: asked(major),
         };
         recording
             .folder
@@ -296,8 +308,8 @@ impl Recording {
         let removed = self.folder.remove(DUMP_FILE);
         let file = opened?;
         removed.map_err(|source| JvmError::Tmp { pid, source })?;
-        let read_until = self.read_until;
-        let read = aside(pid, move || read_chunks(file, read_until, room)).await?;
+        let (read_until, asked) = (self.read_until, self.asked);
+        let read = aside(pid, move || read_chunks(file, read_until, asked, room)).await?;
         let (taken, read_until) = read.map_err(|source| JvmError::Tmp { pid, source })?;
         self.read_until = read_until;
         Ok(taken)
@@ -316,6 +328,7 @@ impl Recording {
 fn read_chunks(
     mut file: File,
     read_until: Option<UnixNanos>,
+    asked: Asked,
     room: Room,
 ) -> io::Result<(Taken, Option<UnixNanos>)> {
     let mut taken = Taken {
@@ -343,10 +356,17 @@ fn read_chunks(
         starts.rposition(|(_, header)| header.start == until)
     });
     let unread = found.get(known.map_or(0, |known| known + 1)..);
+    let mut left = MAX_READ_BYTES;
     for (at, header) in unread.unwrap_or_default() {
+        let bytes = header.bytes;
+        let Some(rest) = left.checked_sub(bytes) else {
+            taken.damaged.push(JfrError::TooLarge { bytes });
+            continue;
+        };
+        left = rest;
         file.seek(SeekFrom::Start(*at))?;
-        let bytes = read_up_to(&mut file, header.bytes)?;
-        match jfr::read(&bytes, &mut taken.room) {
+        let bytes = read_up_to(&mut file, bytes)?;
+        match jfr::read(&bytes, asked, &mut taken.room) {
             Ok(chunk) => taken.chunks.push(chunk),
             Err(error) => taken.damaged.push(error),
         }
@@ -375,7 +395,7 @@ mod tests {
             for start in starts {
                 file.write_all(&begun_at(*start)).unwrap();
             }
-            let (taken, until) = read_chunks(file, until, Room::default()).unwrap();
+            let (taken, until) = read_chunks(file, until, asked(17), Room::default()).unwrap();
             assert!(taken.damaged.is_empty());
             (taken.chunks.len(), until)
         };

@@ -8,6 +8,8 @@
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use proto::stack::FrameKind;
 use py_spy::config::LockingStrategy;
@@ -16,6 +18,11 @@ use py_spy::{Config, PythonSpy, StackTrace};
 use super::tally::Place;
 use super::{PythonError, permission, recognise};
 use crate::source::SamplerError;
+
+/// How long it may take to find an interpreter; a second at most where files answer.
+const FIND_TIME: Duration = Duration::from_secs(5);
+/// Most threads that are left behind in files that do not answer.
+const MAX_LEFT_BEHIND: usize = 4;
 
 /// An interpreter in another process.
 pub(super) struct Interpreter {
@@ -86,6 +93,31 @@ fn contained<T>(call: impl FnOnce() -> Result<T, SamplerError>) -> Result<T, Loo
     }
 }
 
+/// Does `call` on a thread of its own, which is left behind if it takes longer than
+/// [`FIND_TIME`]: it opens files of the target by name, and the target can put there
+/// what does not answer. `None` then, and while too many are left behind.
+fn in_time<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    if RUNNING.fetch_add(1, Ordering::Relaxed) >= MAX_LEFT_BEHIND {
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
+        return None;
+    }
+    let (send, receive) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("interpreter".to_owned());
+    let started = thread.spawn(move || {
+        // Nobody waits any more if this took too long.
+        let _kept = send.send(call());
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
+    });
+    match started {
+        Ok(_running) => receive.recv_timeout(FIND_TIME).ok(),
+        Err(_) => {
+            RUNNING.fetch_sub(1, Ordering::Relaxed);
+            None
+        }
+    }
+}
+
 impl From<LookError> for SamplerError {
     fn from(error: LookError) -> Self {
         match error {
@@ -121,11 +153,11 @@ impl Interpreter {
                 source: "its program is larger than any interpreter".into(),
             });
         }
-        let found = contained(|| Ok(PythonSpy::new(pid, &config())?));
-        let spy = found.map_err(|error| PythonError::Read {
-            pid,
-            source: error.into(),
-        })?;
+        let found = in_time(move || contained(|| Ok(PythonSpy::new(pid, &config())?)));
+        let found = found.map(|found| found.map_err(SamplerError::from));
+        let spy = found
+            .unwrap_or_else(|| Err("its files do not answer".into()))
+            .map_err(|source| PythonError::Read { pid, source })?;
         Ok(Self {
             knows_holder: spy.addresses.threadstate_address != 0,
             spy,

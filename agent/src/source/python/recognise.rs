@@ -5,6 +5,7 @@
 //! even one that has just begun. A program that loads it later has the library
 //! mapped from then on. Neither says that the interpreter is ready.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use object::read::elf::{FileHeader, SectionHeader};
@@ -113,16 +114,40 @@ pub(super) fn runs_cpython(pid: i32) -> io::Result<bool> {
     Ok(library(&maps::read(pid)?).is_some())
 }
 
+/// Paths of `mappings` that the reader of interpreters may open: those that are
+/// called like CPython's library anywhere. `None` if one of them leads elsewhere
+/// or is called so in an odd place, so that it may not be what is checked here.
+fn opened(mappings: &[Mapping]) -> Option<BTreeSet<&str>> {
+    let mut paths = BTreeSet::new();
+    for mapping in mappings {
+        let Mapped::File { path, deleted } = &mapping.what else {
+            continue;
+        };
+        if !path.contains("/libpython") || path.ends_with("/libpython3.so") {
+            continue;
+        }
+        if *deleted || !is_library(path) {
+            return None;
+        }
+        paths.insert(path.as_str());
+    }
+    Some(paths)
+}
+
 /// Whether the files of CPython in process `pid` can be read whole.
 ///
 /// # Errors
 ///
 /// If the process is gone or not ours to read.
 pub(super) fn has_modest_files(pid: i32) -> io::Result<bool> {
-    if let Some(path) = library(&maps::read(pid)?)
-        && !is_modest(map_regular(&format!("/proc/{pid}/root{path}"))?.as_ref())
-    {
+    let mappings = maps::read(pid)?;
+    let Some(paths) = opened(&mappings) else {
         return Ok(false);
+    };
+    for path in paths {
+        if !is_modest(map_regular(&format!("/proc/{pid}/root{path}"))?.as_ref()) {
+            return Ok(false);
+        }
     }
     Ok(is_modest(
         map_regular(&format!("/proc/{pid}/exe"))?.as_ref(),
@@ -156,6 +181,24 @@ mod tests {
             let found = library(&maps::parse(&maps)).is_some();
             assert_eq!(found, expected && path.starts_with('/'), "{path}");
         }
+    }
+
+    #[test]
+    fn a_library_that_leads_elsewhere_is_not_opened() {
+        let of = |paths: &[&str]| {
+            let lines = paths
+                .iter()
+                .map(|path| format!("7f00-7f01 r-xp 0 08:01 7 {path}\n"));
+            let mappings = maps::parse(&lines.collect::<String>());
+            opened(&mappings).map(|paths| paths.len())
+        };
+        let real = "/usr/lib/libpython3.11.so.1.0";
+        assert_eq!(of(&[real, real, "/usr/lib/libc.so.6"]), Some(1));
+        assert_eq!(of(&[real, "/usr/lib/libpython3.so"]), Some(1));
+        assert_eq!(of(&["/opt/libpython3.9.so", real]), Some(2));
+        assert_eq!(of(&["/tmp/libpython3.11.so (deleted)"]), None);
+        assert_eq!(of(&[real, "/x/libpython3.11.so/y"]), None);
+        assert_eq!(of(&[]), Some(0));
     }
 
     #[test]

@@ -98,6 +98,12 @@ impl<'r> Pools<'r> {
         }
     }
 
+    /// Room for an event, if there is some.
+    pub(super) fn take_event(&mut self) -> Option<()> {
+        self.room.events = self.room.events.checked_sub(1)?;
+        Some(())
+    }
+
     /// A name, if there is room for it.
     fn named(&mut self, name: String) -> Arc<str> {
         let left = self.room.name_bytes.checked_sub(name.len());

@@ -6,8 +6,14 @@ use std::collections::BTreeMap;
 /// See `tests/data/README.md`.
 const REAL: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/jdk17.jfr"));
 
+/// What is asked of JDK 17.
+const ASKED: Asked = Asked {
+    cpu_time: false,
+    allocation_samples: true,
+};
+
 fn read_all(bytes: &[u8]) -> Result<Chunk, JfrError> {
-    read(bytes, &mut Room::default())
+    read(bytes, ASKED, &mut Room::default())
 }
 
 /// A line for each kind of event and stack: number, sum, stack from its leaf.
@@ -183,19 +189,49 @@ fn small_entries_that_refer_to_a_large_one_are_bounded() {
     let chunk = read_all(&bytes).unwrap();
     assert_eq!(names(&chunk), 1000);
     let mut room = Room {
-        frames: MAX_FRAMES,
         name_bytes: 100_000,
+        ..Room::default()
     };
-    let chunk = read(&bytes, &mut room).unwrap();
+    let chunk = read(&bytes, ASKED, &mut room).unwrap();
     assert!((90..100).contains(&names(&chunk)), "{}", names(&chunk));
     assert_eq!((chunk.events.len(), room.name_bytes), (1000, 0));
     let mut room = Room {
         frames: 101,
         ..Room::default()
     };
-    let chunk = read(&bytes, &mut room).unwrap();
+    let chunk = read(&bytes, ASKED, &mut room).unwrap();
     let stacks = chunk.events.iter().flat_map(|event| &event.stack);
     assert_eq!((stacks.count(), room.frames), (50, 1));
+    // Events of all chunks of a window share the room for them.
+    let mut room = Room {
+        events: 1_500,
+        ..Room::default()
+    };
+    let kept = [(1_000, 0), (500, 500)];
+    for (events, dropped) in kept {
+        let chunk = read(&bytes, ASKED, &mut room).unwrap();
+        assert_eq!((chunk.events.len(), chunk.dropped), (events, dropped));
+    }
+}
+
+#[test]
+fn what_another_recording_asked_for_is_not_counted_beside_ours() {
+    let of = |cpu_time, allocation_samples| {
+        let asked = Asked {
+            cpu_time,
+            allocation_samples,
+        };
+        let names = [
+            "jdk.ExecutionSample",
+            "jdk.CPUTimeSample",
+            "jdk.ObjectAllocationSample",
+            "jdk.ObjectAllocationInNewTLAB",
+        ];
+        names.map(|name| Wanted::of(name, asked).is_some())
+    };
+    assert_eq!(of(false, false), [true, false, false, true]);
+    assert_eq!(of(false, true), [true, false, true, false]);
+    assert_eq!(of(true, true), [false, true, true, false]);
 }
 
 #[test]
