@@ -88,6 +88,7 @@ impl QueryRefusal {
             QueryError::NoServiceName
             | QueryError::UnknownService { .. }
             | QueryError::UnknownType { .. }
+            | QueryError::NotCpu { .. }
             | QueryError::NoFunction { .. }
             | QueryError::Diff(_)
             | QueryError::Store(_)

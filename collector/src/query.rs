@@ -71,6 +71,12 @@ pub enum QueryError {
         /// The types it has.
         known: String,
     },
+    /// Functions are judged by CPU time only.
+    #[error("a verdict is of CPU time, and {asked:?} is not")]
+    NotCpu {
+        /// What was asked for.
+        asked: String,
+    },
     /// No sample has the function.
     #[error(
         "no sample of service {service:?} in this range has a function {asked:?}, by name or as a pattern; {hint}"
@@ -128,6 +134,7 @@ impl QueryError {
             Self::NoServiceName
             | Self::TooManyPoints { .. }
             | Self::TooManyValues { .. }
+            | Self::NotCpu { .. }
             | Self::Diff(_) => Kind::Invalid,
             Self::UnknownService { .. } | Self::UnknownType { .. } | Self::NoFunction { .. } => {
                 Kind::NotFound

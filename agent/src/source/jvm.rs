@@ -348,18 +348,24 @@ impl JvmSource {
     /// Begins to record a process that was seen to be a machine.
     fn begin_recording(&mut self, process: Process) {
         let pid = process.pid;
-        let recorded = self.entries.values().filter(|entry| entry.is_machine);
+        let recorded = self.entries.values().filter(|other| {
+            let is_held = matches!(other.standing, Standing::Busy(_) | Standing::Recorded(_));
+            is_held && other.is_machine && other.process.pid != pid
+        });
         let is_room = recorded.count() < MAX_MACHINES;
         let Some(entry) = entry_of(&mut self.entries, &process) else {
             return;
         };
-        if !is_room && !entry.is_machine {
-            warn!(
-                pid,
-                most = MAX_MACHINES,
-                "too many java virtual machines: another source is used if it works"
-            );
-            entry.standing = Standing::Never;
+        if !is_room {
+            if !std::mem::replace(&mut entry.is_told, true) {
+                warn!(
+                    pid,
+                    most = MAX_MACHINES,
+                    "too many java virtual machines: another source is used if it works"
+                );
+            }
+            entry.is_machine = false;
+            entry.standing = Standing::Due(Instant::now() + MAX_RETRY);
             self.claims.refuse(pid);
             return;
         }
@@ -398,6 +404,9 @@ impl JvmSource {
                 Standing::Recorded(followed) => {
                     let process = entry.process.clone();
                     let cpu = cpu_of(&self.claims, &followed);
+                    if is_end && cpu == Cpu::Told {
+                        self.claims.keep(process.pid);
+                    }
                     let end = is_end.then_some(end);
                     let task = self.tasks.spawn(async move {
                         let (outcome, taken) = fetch(followed, end, cpu).await;

@@ -73,9 +73,6 @@ pub struct Args {
     /// Fail when a function became dearer by this part of the base's CPU time
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = part)]
     fail_on: f64,
-    /// What is counted: cpu, alloc_space, …
-    #[arg(long = "type", value_name = "TYPE", default_value = "cpu")]
-    profile_type: String,
     /// How it is written
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: VerdictFormat,
@@ -125,7 +122,7 @@ fn asked(args: &Args, now: UnixNanos) -> Result<pb::VerdictRequest, CliError> {
             service: args.service.clone(),
             start_unix_nanos: window.start().get(),
             end_unix_nanos: window.end().get(),
-            profile_type: args.profile_type.clone(),
+            profile_type: "cpu".to_owned(),
             selector: checked_selector("--new", args.new.as_deref())?,
             ..pb::ProfileRequest::default()
         }),

@@ -73,6 +73,14 @@ impl Inner {
                 selector: &request.new.selector,
             },
         ];
+        // Only there a sample is one that was taken, and no weight.
+        let asked = &request.new.profile_type;
+        let mut types = self.types(asked).into_iter();
+        if types.any(|(_, stored)| !stored.profile_type.is_called("cpu")) {
+            return Err(QueryError::NotCpu {
+                asked: asked.clone(),
+            });
+        }
         let base_services = self.find(tenant, base.service)?;
         let new_services = self.find(tenant, new.service)?;
         let (_, [base_units, new_units]) =

@@ -273,7 +273,10 @@ impl Machine {
     async fn open(&self) -> Result<UnixStream, JvmError> {
         if self.listens()? {
             match self.connect().await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => {
+                    Trigger::remove_stale(self);
+                    return Ok(stream);
+                }
                 // Left by another process that had this id.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(error) => return Err(self.io("connect to", error)),
@@ -403,8 +406,32 @@ fn is_stale(path: &Path) -> bool {
 }
 
 impl<'a> Trigger<'a> {
+    fn name(machine: &Machine) -> String {
+        format!(".attach_pid{}", machine.inner_pid)
+    }
+
+    /// Removes what an agent left that was killed while it attached: the next machine
+    /// with this id would take a signal that asks for its threads for ours.
+    fn remove_stale(machine: &'a Machine) {
+        let name = Self::name(machine);
+        let found = rustix::fs::statat(
+            machine.tmp.descriptor(),
+            name.as_str(),
+            AtFlags::SYMLINK_NOFOLLOW,
+        );
+        let is_of_us =
+            found.is_ok_and(|found| found.st_uid == rustix::process::geteuid().as_raw());
+        if is_of_us && is_stale(&machine.tmp.path().join(&name)) {
+            drop(Self {
+                machine,
+                name,
+                is_ours: true,
+            });
+        }
+    }
+
     fn create(machine: &'a Machine) -> Result<Self, JvmError> {
-        let name = format!(".attach_pid{}", machine.inner_pid);
+        let name = Self::name(machine);
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let folder = machine.tmp.descriptor();

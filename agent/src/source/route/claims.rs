@@ -86,6 +86,15 @@ impl Claims {
         }
     }
 
+    /// Says that the flight recorder told a window of process `pid`, and goes on: the
+    /// border from which on it does so no longer matters, also for a clock that is set
+    /// back before it.
+    pub fn keep(&self, pid: i32) {
+        if let Some(Claim::Granted { since }) = self.all().get_mut(&pid) {
+            *since = UnixNanos::new(i64::MIN);
+        }
+    }
+
     /// Whether it does so for any process.
     pub fn tells_any(&self, start: UnixNanos) -> bool {
         let all = self.all();
@@ -149,6 +158,8 @@ mod tests {
         // Another granted until 30.
         assert!(!claims.tells(7, at(20)) && claims.tells(7, at(30)));
         assert!(claims.tells_any(at(30)) && claims.is_granted(7));
+        claims.keep(7);
+        assert!(claims.tells(7, at(-5)), "the clock was set back");
         claims.take_back(7);
         assert!(!claims.tells(7, at(30)));
         assert!(claims.grant(7, at(40)) && !claims.tells(7, at(30)));
