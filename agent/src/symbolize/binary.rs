@@ -428,6 +428,7 @@ pub(crate) fn keeps_frame_pointers(pid: i32) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn offsets_become_the_addresses_of_the_symbol_table() {
@@ -513,5 +514,40 @@ mod tests {
         assert!(open_regular("/dev/zero").is_err());
         assert!(open_regular("/").is_err());
         assert!(open_regular("/proc/self/exe").is_ok());
+    }
+
+    /// The beginning of this program: its headers and notes.
+    fn own_beginning() -> Vec<u8> {
+        let mut own = vec![0; 4096];
+        let mut file = File::open("/proc/self/exe").unwrap();
+        file.read_exact(&mut own).unwrap();
+        own
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_headers_and_notes_are_survived(
+            damage in prop::collection::vec((0_usize..4096, any::<u8>()), 0..40),
+            length in 0_usize..4096,
+            offset: u64,
+        ) {
+            let mut bytes = own_beginning();
+            for (at, byte) in damage {
+                bytes[at] = byte;
+            }
+            bytes.truncate(length);
+            let segments = segments(&bytes);
+            address_in(&segments, offset);
+            address_of_mapping(&segments, offset);
+            prop_assert!(build_id(&bytes).len() <= 2 * MAX_BUILD_ID_BYTES);
+        }
+
+        #[test]
+        fn noise_behind_the_magic_is_survived(noise in prop::collection::vec(any::<u8>(), 0..600)) {
+            let mut bytes = b"\x7fELF\x02\x01\x01\0".to_vec();
+            bytes.extend(noise);
+            segments(&bytes);
+            build_id(&bytes);
+        }
     }
 }

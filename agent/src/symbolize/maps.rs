@@ -119,6 +119,7 @@ fn hex(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn each_kind_of_line_is_told_apart() {
@@ -160,5 +161,22 @@ nonsense
         let mappings = read(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(mappings.iter().any(|m| m.what == Mapped::Vdso));
         assert!(mappings.is_sorted_by_key(|m| m.start));
+    }
+
+    proptest! {
+        #[test]
+        fn no_lines_are_too_much(
+            lines in prop::collection::vec(
+                prop_oneof![
+                    "\\PC{0,60}",
+                    "[0-9a-f]{0,18}-[0-9a-f]{0,18} [rwxp-]{0,4} [0-9a-f]{0,18} [0-9:]{0,5} [0-9]{0,22} {0,9}[/\\[\\]a-z() ]{0,20}",
+                ],
+                0..20,
+            ),
+        ) {
+            let mappings = parse(&lines.join("\n"));
+            prop_assert!(mappings.iter().all(|mapping| mapping.start < mapping.end));
+            prop_assert!(mappings.is_sorted_by_key(|mapping| mapping.start));
+        }
     }
 }

@@ -127,6 +127,7 @@ fn pid_inside(pid: i32) -> io::Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names_cover_their_range_and_the_latest_line_wins() {
@@ -158,5 +159,24 @@ mod tests {
         let mut map = PerfMap::default();
         map.refresh(i32::try_from(std::process::id()).unwrap());
         assert_eq!(map.name_at(0x1000), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_lines_are_too_much(
+            lines in prop::collection::vec(
+                prop_oneof!["\\PC{0,40}", "(0x)?[0-9a-f]{0,17} [0-9a-f]{0,17} [\\PC]{0,12}"],
+                0..20,
+            ),
+            addresses in prop::collection::vec(any::<u64>(), 0..20),
+        ) {
+            let map = PerfMap::parse(lines.join("\n"));
+            let starts = map.names.iter().map(|name| name.start);
+            for address in starts.chain(addresses) {
+                if let Some(name) = map.name_at(address) {
+                    prop_assert!(map.text.contains(name));
+                }
+            }
+        }
     }
 }

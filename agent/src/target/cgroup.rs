@@ -121,6 +121,7 @@ pub(crate) fn read(pid: i32) -> CgroupCpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn limits_read_as_thousandths_of_a_core() {
@@ -168,5 +169,19 @@ mod tests {
         fs::write(top.path().join("pod/cpu.max"), "50000 100000").unwrap();
         let found = read_upwards(&inner, top.path());
         assert_eq!((found.limit_millicores, found.throttled_ns), (500, 3000));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_much(
+            text in prop_oneof!["\\PC{0,60}", "[0-9]{0,22} [0-9]{0,22}\n?", "(throttled_(usec|time) [0-9]{0,22}\n){0,3}"],
+            group in prop_oneof!["\\PC{0,60}", "([0-9]:[a-z,]{0,8}:/[a-z/.]{0,12}\n){0,4}"],
+        ) {
+            prop_assert!(parse_cpu_max(&text).is_none_or(|limit| limit > 0));
+            parse_throttled(&text);
+            if let Some((_, path)) = group_path(&group) {
+                prop_assert!(group.contains(path));
+            }
+        }
     }
 }

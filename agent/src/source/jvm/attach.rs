@@ -469,6 +469,7 @@ impl Drop for Trigger<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_status_file_says_who_may_attach() {
@@ -588,5 +589,19 @@ mod tests {
         assert_eq!(first_line(""), "(nothing)");
         assert_eq!(first_line("a\u{1b}[31mb"), "a[31mb");
         assert_eq!(verb("JFR.start name=x"), "JFR.start");
+    }
+
+    proptest! {
+        #[test]
+        fn no_status_file_is_too_much(
+            pid: i32,
+            text in prop_oneof![
+                "\\PC{0,80}",
+                "((Uid|Gid|NSpid|SigCgt):[\t 0-9a-f]{0,40}\n){0,6}",
+            ],
+        ) {
+            let status = Status::parse(pid, &text);
+            prop_assert!(status.inner_pid == pid || text.contains("NSpid"));
+        }
     }
 }

@@ -101,6 +101,7 @@ fn innermost_id(status: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_state_stands_behind_a_name_that_may_hold_anything() {
@@ -152,6 +153,17 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(innermost_id(status), expected, "{status:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_files_are_too_much(
+            stat in prop::collection::vec(prop_oneof![Just(b')'), Just(b' '), any::<u8>()], 0..80),
+            status in prop_oneof!["\\PC{0,60}", "NSpid:[\t 0-9]{0,30}\n"],
+        ) {
+            state(&stat);
+            innermost_id(&status);
         }
     }
 }
