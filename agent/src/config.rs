@@ -24,6 +24,10 @@ const RATES_HZ: std::ops::RangeInclusive<u32> = 1..=1000;
 const PYTHON_RATES_HZ: std::ops::RangeInclusive<u32> = 1..=250;
 /// Fewest and most looks per second at what threads wait for.
 const WALL_RATES_HZ: std::ops::RangeInclusive<u32> = 1..=100;
+/// Least and most CPU that the agent may be allowed.
+const BUDGET_MILLICORES: std::ops::RangeInclusive<u32> = 1..=64_000;
+/// Least memory that it may be allowed.
+const MIN_BUDGET_BYTES: u64 = 1 << 20;
 /// Least and most stack bytes per sample; the kernel's limit is 64 KiB.
 const STACK_BYTES: std::ops::RangeInclusive<u32> = 1024..=65528;
 /// Smallest spool: a few windows must fit.
@@ -45,6 +49,8 @@ pub struct Config {
     pub cpu: CpuConfig,
     /// Sampling of what threads wait for.
     pub wall: WallConfig,
+    /// What the agent may cost.
+    pub budget: BudgetConfig,
     /// Go's `/debug/pprof`.
     pub endpoint: EndpointConfig,
     /// Java virtual machines.
@@ -141,6 +147,16 @@ pub struct WallConfig {
     pub source: WallSource,
     /// Most looks per second.
     pub rate_hz: u32,
+}
+
+/// What the agent may cost; see [`crate::govern`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetConfig {
+    /// CPU time of all its threads, in thousandths of a core.
+    pub cpu_millicores: u32,
+    /// Resident memory.
+    pub memory_bytes: u64,
 }
 
 /// Which `/debug/pprof` is asked.
@@ -246,6 +262,15 @@ impl Default for WallConfig {
         Self {
             source: WallSource::Off,
             rate_hz: 10,
+        }
+    }
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self {
+            cpu_millicores: 10,
+            memory_bytes: 40 << 20,
         }
     }
 }
@@ -421,7 +446,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let rules: [(&'static str, String, bool, &'static str); 13] = [
+        let rules: [(&'static str, String, bool, &'static str); 15] = [
             (
                 "target.pid",
                 self.target.pid.to_string(),
@@ -464,6 +489,18 @@ impl Config {
                 self.wall.rate_hz.to_string(),
                 WALL_RATES_HZ.contains(&self.wall.rate_hz),
                 "it must be between 1 and 100",
+            ),
+            (
+                "budget.cpu_millicores",
+                self.budget.cpu_millicores.to_string(),
+                BUDGET_MILLICORES.contains(&self.budget.cpu_millicores),
+                "it must be between 1 and 64000",
+            ),
+            (
+                "budget.memory_bytes",
+                self.budget.memory_bytes.to_string(),
+                self.budget.memory_bytes >= MIN_BUDGET_BYTES,
+                "it must be at least 1048576",
             ),
             (
                 "jvm.mode",
@@ -620,6 +657,12 @@ mod tests {
             ("[cpu]\nrate_hz = 0", None, "cpu.rate_hz"),
             ("[cpu]\npython_rate_hz = 251", None, "cpu.python_rate_hz"),
             ("[wall]\nrate_hz = 0", None, "wall.rate_hz"),
+            (
+                "[budget]\ncpu_millicores = 0",
+                None,
+                "budget.cpu_millicores",
+            ),
+            ("[budget]\nmemory_bytes = 9", None, "budget.memory_bytes"),
             ("[wall]\nsource = \"perf\"", None, "perf"),
             ("[window]\nlength = \"0s\"", None, "window.length"),
             ("[window]\nlength = \"7s\"", None, "endpoint.cpu_every"),

@@ -9,26 +9,19 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::config::{Config, ConfigError, EndpointChoice, JvmMode, WallSource};
+use crate::config::{BudgetConfig, Config, ConfigError, EndpointChoice, JvmMode, WallSource};
 use crate::ship::CapabilityLine;
 use crate::source::endpoint::{Client, TargetState, find_once};
 use crate::source::jvm::{self, JvmError};
 use crate::source::proc::Precision;
 use crate::source::{perf, proc, python};
 use crate::target::{Process, Selection, Tracker, cgroup};
+use host::{Guard, Host};
 
-/// Numbers of capabilities, from linux/capability.h.
-const CAP_SYS_PTRACE: u32 = 19;
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-/// Filter mode of `Seccomp:` in `/proc/PID/status`.
-const SECCOMP_FILTER: u64 = 2;
-/// Highest `perf_event_paranoid` that lets an unprivileged user sample.
-const MAX_PARANOID: i64 = 2;
+mod host;
+
 /// Most processes that are asked whether they are Python's, or Java's.
 const MAX_ASKED: usize = 64;
-/// Least locked memory per CPU that a sampler can do with, in KiB.
-const MIN_MLOCK_KIB: i64 = 64;
 
 /// One thing the agent would like to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,17 +44,6 @@ pub struct Report {
     pub target_name: String,
     /// The checks, in the order of importance.
     pub checks: Vec<Check>,
-}
-
-/// What the kernel says of this agent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Host {
-    uid: u64,
-    capabilities: u64,
-    bounding: u64,
-    seccomp: u64,
-    paranoid: Option<i64>,
-    mlock_kib: Option<i64>,
 }
 
 /// Whether Python frames can be had of the target.
@@ -152,7 +134,7 @@ impl Threads {
     }
 
     /// Whether CPU by thread, states, and system calls can be read.
-    fn checks(&self, target: &Target, wall: WallSource) -> [Check; 3] {
+    fn checks(&self, host: &Host, target: &Target, wall: WallSource) -> [Check; 3] {
         let hidden = "mount /proc for the agent without hidepid, or run it as the target's user";
         let cpu = match (self.precision, &self.readable.states_refusal) {
             (Some(precision), _) => format!(
@@ -182,10 +164,7 @@ impl Threads {
                 format!("system calls that threads wait in cannot be read: {refusal}")
             }
         };
-        let fix = format!(
-            "securityContext.runAsUser: {} for the agent, or add capability SYS_PTRACE",
-            target.uid
-        );
+        let fix = host.memory_fix(&target.guard);
         [
             check("thread_cpu", self.precision.is_some(), cpu, hidden),
             check(
@@ -210,8 +189,7 @@ struct Target {
     pid: i32,
     name: String,
     processes: usize,
-    uid: u64,
-    capabilities: u64,
+    guard: Guard,
     perf_refusal: Option<String>,
     python: Python,
     threads: Threads,
@@ -229,69 +207,15 @@ fn check(name: &'static str, available: bool, detail: String, fix: impl Into<Str
     }
 }
 
-/// A field of `/proc/PID/status`.
-fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map_or("", str::trim)
-}
-
-fn hexadecimal(text: &str) -> u64 {
-    u64::from_str_radix(text, 16).unwrap_or(0)
-}
-
-fn effective_uid(status: &str) -> u64 {
-    let mut ids = field(status, "Uid").split_whitespace();
-    ids.nth(1).and_then(|id| id.parse().ok()).unwrap_or(0)
-}
-
-fn kernel_number(name: &str) -> Option<i64> {
-    let text = fs::read_to_string(format!("/proc/sys/kernel/{name}")).ok()?;
-    text.trim().parse().ok()
-}
-
-impl Host {
-    fn read() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        Self {
-            paranoid: kernel_number("perf_event_paranoid"),
-            mlock_kib: kernel_number("perf_event_mlock_kb"),
-            ..Self::parse(&status)
-        }
-    }
-
-    fn parse(status: &str) -> Self {
-        Self {
-            uid: effective_uid(status),
-            capabilities: hexadecimal(field(status, "CapEff")),
-            bounding: hexadecimal(field(status, "CapBnd")),
-            seccomp: field(status, "Seccomp").parse().unwrap_or(0),
-            paranoid: None,
-            mlock_kib: None,
-        }
-    }
-
-    fn has(&self, capability: u32) -> bool {
-        self.capabilities >> capability & 1 == 1
-    }
-
-    fn may_monitor(&self) -> bool {
-        self.has(CAP_PERFMON) || self.has(CAP_SYS_ADMIN)
-    }
-}
-
 impl Target {
     fn read(processes: &[Process]) -> Option<Self> {
         let first = processes.first()?;
         let pid = first.pid;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         Some(Self {
             pid,
             name: first.name.clone(),
             processes: processes.len(),
-            uid: effective_uid(&status),
-            capabilities: hexadecimal(field(&status, "CapPrm")),
+            guard: Guard::read(pid),
             perf_refusal: perf::probe(pid)
                 .err()
                 .map(|error| proto::status::chain(&error)),
@@ -304,29 +228,14 @@ impl Target {
     }
 }
 
-/// The line that lets perf sample this target.
-fn perf_fix(host: &Host, target: &Target) -> String {
-    let is_same_user = host.uid == target.uid && target.capabilities & !host.capabilities == 0;
-    if !host.may_monitor() && host.paranoid.is_some_and(|level| level > MAX_PARANOID) {
-        return "sysctl -w kernel.perf_event_paranoid=2 on the node, or add capability PERFMON to the agent"
-            .to_owned();
-    }
-    let bounding_opens = host.bounding >> CAP_PERFMON & 1 == 1;
-    if host.seccomp == SECCOMP_FILTER && !bounding_opens && !host.may_monitor() {
-        return "securityContext.capabilities.add: [\"PERFMON\"] for the agent opens the seccomp filter"
-            .to_owned();
-    }
-    if !is_same_user && !host.has(CAP_SYS_PTRACE) {
-        return format!(
-            "securityContext.runAsUser: {} for the agent (the target's user), or add capabilities PERFMON and SYS_PTRACE",
-            target.uid
-        );
-    }
-    "lower the sampler's needs: fewer agents of one user per node, or add capability PERFMON"
-        .to_owned()
+/// What the configuration says of what is judged.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    wall: WallSource,
+    budget: BudgetConfig,
 }
 
-fn judge(host: &Host, target: Option<&Target>, wanted: &str, wall: WallSource) -> Vec<Check> {
+fn judge(host: &Host, target: Option<&Target>, wanted: &str, settings: Settings) -> Vec<Check> {
     let level = |value: Option<i64>| value.map_or("unknown".to_owned(), |v| v.to_string());
     let Some(target) = target else {
         let fix = "shareProcessNamespace: true in the pod's spec, or name the target with --pid, --name or --command";
@@ -336,56 +245,73 @@ fn judge(host: &Host, target: Option<&Target>, wanted: &str, wall: WallSource) -
     let (pid, name) = (target.pid, &target.name);
     let found = format!(
         "{name}, pid {pid}, user {}, {} processes",
-        target.uid, target.processes
+        target.guard.uid, target.processes
     );
     let privileges = format!(
-        "user {}, seccomp {}, perf_event_paranoid {}, PERFMON {}, SYS_PTRACE {}",
+        "level {} (user {}, seccomp {}, perf_event_paranoid {}, ptrace_scope {}, PERFMON {}, SYS_PTRACE {})",
+        host.level(),
         host.uid,
         host.seccomp,
         level(host.paranoid),
-        if host.may_monitor() { "yes" } else { "no" },
-        if host.has(CAP_SYS_PTRACE) {
-            "yes"
-        } else {
-            "no"
-        },
+        level(host.yama),
+        yes_or_no(host.may_monitor()),
+        yes_or_no(host.may_trace()),
     );
     let perf_detail = match &target.perf_refusal {
-        None => format!("cpu is sampled with perf events ({privileges})"),
-        Some(refusal) => format!("{refusal} ({privileges})"),
+        None => "cpu is sampled with perf events".to_owned(),
+        Some(refusal) => refusal.clone(),
     };
+    let kernel = target.perf_refusal.is_none() && host.may_sample_kernel();
+    let kernel_detail = match (&target.perf_refusal, kernel) {
+        (Some(_), _) => "perf events are refused",
+        (None, true) => "time within system calls is sampled, too",
+        (None, false) => "time within system calls is not sampled",
+    };
+    let budget = format!(
+        "{} thousandths of a core, {} MiB; above it the sampling rate is lowered",
+        settings.budget.cpu_millicores,
+        settings.budget.memory_bytes >> 20
+    );
     let is_readable = target.maps_are_readable && target.root_is_readable;
     let memory_detail = if is_readable {
         format!("/proc/{pid}/maps and /proc/{pid}/root are readable: stacks and names are complete")
     } else {
         format!("/proc/{pid}/maps or /proc/{pid}/root cannot be read: no names, no unwinding")
     };
-    let memory_fix = format!(
-        "securityContext.runAsUser: {} for the agent, or add capability SYS_PTRACE",
-        target.uid
-    );
-    let mlock = host.mlock_kib.unwrap_or(0);
     let limit = match target.limit_millicores {
         0 => "the target's cgroup has no cpu limit, or it cannot be seen".to_owned(),
         limit => format!("the target's cgroup is limited to {limit} thousandths of a core"),
     };
-    let [thread_cpu, wall_states, wall_syscalls] = target.threads.checks(target, wall);
+    let [thread_cpu, wall_states, wall_syscalls] =
+        target.threads.checks(host, target, settings.wall);
     vec![
         check("target", true, found, ""),
+        check("privileges", true, privileges, ""),
         check(
             "perf_event_open",
             target.perf_refusal.is_none(),
             perf_detail,
-            perf_fix(host, target),
+            host.perf_fix(&target.guard),
+        ),
+        check(
+            "kernel_time",
+            kernel,
+            kernel_detail.to_owned(),
+            "sysctl -w kernel.perf_event_paranoid=1 on the node, or securityContext.runAsUser: 0 and capabilities.add: [\"PERFMON\", \"SYS_PTRACE\"] for the agent",
         ),
         target.python.check(),
         thread_cpu,
         wall_states,
         wall_syscalls,
-        check("process_files", is_readable, memory_detail, memory_fix),
+        check(
+            "process_files",
+            is_readable,
+            memory_detail,
+            host.memory_fix(&target.guard),
+        ),
         check(
             "locked_memory",
-            mlock >= MIN_MLOCK_KIB || host.may_monitor(),
+            host.may_lock_enough(),
             format!(
                 "perf_event_mlock_kb is {}, shared by all agents of a user",
                 level(host.mlock_kib)
@@ -393,7 +319,15 @@ fn judge(host: &Host, target: Option<&Target>, wanted: &str, wall: WallSource) -
             "sysctl -w kernel.perf_event_mlock_kb=516 on the node",
         ),
         check("cgroup_cpu_limit", target.limit_millicores > 0, limit, ""),
+        check("budget", true, budget, ""),
     ]
+}
+
+fn yes_or_no(holds: bool) -> &'static str {
+    match holds {
+        true => "yes",
+        false => "no",
+    }
 }
 
 /// Name of the check of a Java virtual machine.
@@ -450,7 +384,10 @@ pub fn examine_host(config: &Config) -> Report {
                 &Host::read(),
                 target.as_ref(),
                 &wanted(&selection),
-                config.wall.source,
+                Settings {
+                    wall: config.wall.source,
+                    budget: config.budget,
+                },
             );
             if let Some(pid) = first_jvm(&processes) {
                 let found = jvm::look(pid).map(|()| "attaching is allowed".to_owned());
@@ -543,10 +480,18 @@ mod tests {
     use super::*;
     use expect_test::expect;
 
+    const SETTINGS: Settings = Settings {
+        wall: WallSource::Off,
+        budget: BudgetConfig {
+            cpu_millicores: 10,
+            memory_bytes: 40 << 20,
+        },
+    };
+
     fn sandboxed() -> Host {
         Host {
             uid: 1000,
-            seccomp: SECCOMP_FILTER,
+            seccomp: host::SECCOMP_FILTER,
             paranoid: Some(2),
             mlock_kib: Some(516),
             ..Host::default()
@@ -558,7 +503,10 @@ mod tests {
             pid: 7,
             name: "logger".to_owned(),
             processes: 2,
-            uid,
+            guard: Guard {
+                uid,
+                ..Guard::default()
+            },
             perf_refusal: Some("permission denied".to_owned()),
             threads: Threads {
                 precision: Some(Precision::Nanoseconds),
@@ -574,39 +522,8 @@ mod tests {
     }
 
     #[test]
-    fn each_obstacle_has_its_own_line_to_fix_it() {
-        let with = |change: fn(&mut Host)| {
-            let mut host = sandboxed();
-            change(&mut host);
-            host
-        };
-        for (host, target, expected) in [
-            (sandboxed(), refused(1000), "PERFMON"),
-            (
-                with(|h| h.paranoid = Some(4)),
-                refused(1000),
-                "kernel.perf_event_paranoid=2",
-            ),
-            (with(|h| h.seccomp = 0), refused(2000), "runAsUser: 2000"),
-            (
-                with(|h| h.bounding = 1 << CAP_PERFMON),
-                refused(2000),
-                "runAsUser: 2000",
-            ),
-            (
-                with(|h| h.capabilities = 1 << CAP_PERFMON | 1 << CAP_SYS_PTRACE),
-                refused(2000),
-                "fewer agents",
-            ),
-        ] {
-            let fix = perf_fix(&host, &target);
-            assert!(fix.contains(expected), "{host:?}: {fix}");
-        }
-    }
-
-    #[test]
     fn without_a_target_the_pod_is_to_be_changed() {
-        let checks = judge(&sandboxed(), None, "pid 9", WallSource::Off);
+        let checks = judge(&sandboxed(), None, "pid 9", SETTINGS);
         assert_eq!(checks.len(), 1);
         assert!(checks[0].fix.contains("shareProcessNamespace"));
     }
@@ -615,31 +532,26 @@ mod tests {
     fn the_report_reads_as_text_and_json() {
         let report = Report {
             target_name: String::new(),
-            checks: judge(&sandboxed(), Some(&refused(1000)), "", WallSource::Off).split_off(1),
+            checks: judge(&sandboxed(), Some(&refused(1000)), "", SETTINGS).split_off(1),
         };
         expect![[r#"
-            no   perf_event_open    permission denied (user 1000, seccomp 2, perf_event_paranoid 2, PERFMON no, SYS_PTRACE no)
+            yes  privileges         level A: no capability, processes of the same user (user 1000, seccomp 2, perf_event_paranoid 2, ptrace_scope unknown, PERFMON no, SYS_PTRACE no)
+            no   perf_event_open    permission denied
                                     fix: securityContext.capabilities.add: ["PERFMON"] for the agent opens the seccomp filter
+            no   kernel_time        perf events are refused
+                                    fix: sysctl -w kernel.perf_event_paranoid=1 on the node, or securityContext.runAsUser: 0 and capabilities.add: ["PERFMON", "SYS_PTRACE"] for the agent
             no   python_frames      no process of the target is known to run CPython
             yes  thread_cpu         cpu by thread, without functions, is known to the nanosecond; used where nothing better works
             yes  wall_states        states of threads can be read (off; wall.source = "proc" switches it on)
             no   wall_syscalls      system calls that threads wait in cannot be read: permission denied
-                                    fix: securityContext.runAsUser: 1000 for the agent, or add capability SYS_PTRACE
+                                    fix: run the agent in the target's user namespace (hostUsers in the pod's spec)
             yes  process_files      /proc/7/maps and /proc/7/root are readable: stacks and names are complete
             yes  locked_memory      perf_event_mlock_kb is 516, shared by all agents of a user
             no   cgroup_cpu_limit   the target's cgroup has no cpu limit, or it cannot be seen
+            yes  budget             10 thousandths of a core, 40 MiB; above it the sampling rate is lowered
         "#]]
         .assert_eq(&report.to_string());
         expect![[r#"{"checks":[{"name":"locked_memory","available":true,"detail":"perf_event_mlock_kb is 516, shared by all agents of a user","fix":""}]}"#]]
-        .assert_eq(&serde_json::to_string(&Report { target_name: String::new(), checks: vec![report.checks[6].clone()] }).unwrap());
-    }
-
-    #[test]
-    fn the_status_file_is_read_by_name() {
-        let status = "Name:\tagent\nUid:\t0\t1000\t0\t0\nCapEff:\t0000004000080000\nCapBnd:\tff\nSeccomp:\t2\n";
-        let host = Host::parse(status);
-        assert_eq!((host.uid, host.bounding, host.seccomp), (1000, 0xff, 2));
-        assert!(host.has(CAP_PERFMON) && host.has(CAP_SYS_PTRACE) && !host.has(CAP_SYS_ADMIN));
-        assert_eq!(Host::parse("garbage"), Host::default());
+        .assert_eq(&serde_json::to_string(&Report { target_name: String::new(), checks: vec![report.checks[8].clone()] }).unwrap());
     }
 }

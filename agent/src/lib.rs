@@ -19,6 +19,7 @@ pub mod config;
 pub mod delta;
 pub mod doctor;
 pub mod embed;
+pub mod govern;
 pub mod observe;
 pub mod record;
 pub mod run;

@@ -4,6 +4,10 @@
 //! It is a plain thread, so that no task can hold up sampling. It sleeps
 //! between looks at `/proc` ([`SCAN_EVERY`]) and borders of windows; its queue
 //! is bounded, and a window that finds it full is dropped and counted.
+//!
+//! At each border it measures what the agent costs and does what the
+//! [`Governor`] orders. The rate that a window was sampled at is in its columns,
+//! as their period and weight.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,10 +18,15 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::govern::{Governor, Order, Spent};
 use crate::source::endpoint::TargetState;
 use crate::source::proc::WallSampler;
 use crate::source::{Collected, CpuSampler, OpenSampler};
+use crate::sys::heap;
 use crate::target::{Changes, SCAN_EVERY, Selection, TargetError, Tracker, Usage};
+use cost::OwnCost;
+
+mod cost;
 
 /// Time after which a sampler that could not be opened is tried again.
 const REOPEN_AFTER: Duration = Duration::from_secs(60);
@@ -48,6 +57,7 @@ pub struct Observer {
     tracker: Tracker,
     open: Option<OpenSampler>,
     wall: Option<WallSampler>,
+    governor: Option<Governor>,
     window: Duration,
     clock: Arc<dyn Clock>,
     may_be_unseen: bool,
@@ -65,6 +75,7 @@ struct Watch {
     empty_since: Option<Instant>,
     told_empty: bool,
     dropped_windows: u64,
+    cost: OwnCost,
 }
 
 impl fmt::Debug for Observer {
@@ -103,6 +114,7 @@ impl Observer {
             tracker: Tracker::new(selection)?,
             open,
             wall: None,
+            governor: None,
             window,
             clock,
             target: outlets.target,
@@ -118,6 +130,13 @@ impl Observer {
         self
     }
 
+    /// Lowers the rates when `governor` says so.
+    #[must_use]
+    pub fn with_governor(mut self, governor: Governor) -> Self {
+        self.governor = Some(governor);
+        self
+    }
+
     /// Watches until the shutdown, or until a target that was selected by its
     /// id has ended. The last window is closed early.
     pub fn run(self) {
@@ -128,6 +147,7 @@ impl Observer {
             empty_since: None,
             told_empty: false,
             dropped_windows: 0,
+            cost: OwnCost::new(),
         };
         watch.run();
     }
@@ -273,7 +293,10 @@ impl Watch {
             && !pids.is_empty()
         {
             match open(&pids) {
-                Ok(sampler) => {
+                Ok(mut sampler) => {
+                    if let Some(governor) = &self.observer.governor {
+                        sampler.set_divisor(governor.divisor());
+                    }
                     let first: Vec<&i32> = pids.iter().take(8).collect();
                     let source = sampler.source();
                     info!(processes = pids.len(), pids = ?first, source, "sampling cpu");
@@ -319,6 +342,33 @@ impl Watch {
         (!leaves_all).then_some(collected)
     }
 
+    /// Measures what the agent cost and does what the governor orders.
+    fn govern(&mut self, watched: Duration, throttled_ns: u64) {
+        let Some(governor) = &mut self.observer.governor else {
+            return;
+        };
+        let throttled = Duration::from_nanos(throttled_ns);
+        let spent = self.cost.take(watched, throttled);
+        let order = governor.judge(spent);
+        debug!(?spent, divisor = order.divisor, "cost of a window");
+        if order.forget {
+            if let Some(sampler) = &mut self.sampler {
+                sampler.forget();
+            }
+            heap::give_back();
+        }
+        if order.changed.is_none() {
+            return;
+        }
+        tell(&order, &spent);
+        if let Some(sampler) = &mut self.sampler {
+            sampler.set_divisor(order.divisor);
+        }
+        if let Some(wall) = &mut self.observer.wall {
+            wall.set_divisor(order.divisor);
+        }
+    }
+
     fn close_window(&mut self, start: UnixNanos, watched: Duration) {
         // Accounting must end where the window does.
         self.scan();
@@ -327,6 +377,7 @@ impl Watch {
         let Ok(window) = Window::new(start, end) else {
             return;
         };
+        let throttled_ns = usage.throttled_ns;
         let observation = Observation {
             window,
             watched,
@@ -341,6 +392,7 @@ impl Watch {
             collected: self.collect(window),
             wall: self.observer.wall.as_mut().map(|wall| wall.collect(window)),
         };
+        self.govern(watched, throttled_ns);
         if self.observer.observations.try_send(observation).is_err() {
             self.dropped_windows = self.dropped_windows.saturating_add(1);
             error!(
@@ -348,6 +400,21 @@ impl Watch {
                 "window dropped: queue full"
             );
         }
+    }
+}
+
+/// Says that the rate changed, and why.
+fn tell(order: &Order, spent: &Spent) {
+    if let Some(reason) = order.changed {
+        info!(
+            divisor = order.divisor,
+            %reason,
+            cpu_ms = u64::try_from(spent.cpu.as_millis()).unwrap_or(u64::MAX),
+            watched_ms = u64::try_from(spent.watched.as_millis()).unwrap_or(u64::MAX),
+            rss_bytes = spent.rss_bytes,
+            throttled_ms = u64::try_from(spent.throttled.as_millis()).unwrap_or(u64::MAX),
+            "sampling rate changed: the configured one divided by"
+        );
     }
 }
 
@@ -386,7 +453,11 @@ mod tests {
         targets: usize,
         fails: bool,
         leaves_all: bool,
+        divisors: Divisors,
     }
+
+    /// What a sampler was told to divide its rate by.
+    type Divisors = Arc<std::sync::Mutex<Vec<u32>>>;
 
     impl CpuSampler for Fake {
         fn add_process(&mut self, _pid: i32) -> Result<(), SamplerError> {
@@ -432,6 +503,12 @@ mod tests {
         fn source(&self) -> &'static str {
             "fake"
         }
+
+        fn set_divisor(&mut self, divisor: u32) {
+            self.divisors.lock().unwrap().push(divisor);
+        }
+
+        fn forget(&mut self) {}
     }
 
     struct Watched {
@@ -474,6 +551,7 @@ mod tests {
                 targets,
                 fails,
                 leaves_all: false,
+                divisors: Divisors::default(),
             }))
         })
     }
@@ -486,6 +564,7 @@ mod tests {
                 targets: pids.len(),
                 fails: false,
                 leaves_all: true,
+                divisors: Divisors::default(),
             }))
         });
         let mut watched = watch_with(sleeper.selection(), open);

@@ -35,6 +35,7 @@ use tracing::{error, info};
 use crate::assemble::{Accounted, Assembler};
 use crate::config::{Config, ConfigError, CpuSource, EndpointChoice, JvmMode};
 use crate::doctor;
+use crate::govern::{Budget, Governor};
 use crate::observe::{Observation, Observer, Outlets};
 use crate::ship::{HelloInfo, ShipConfig, ShipError, run_shipper};
 use crate::source::endpoint::{EndpointError, EndpointSource, Plan, TargetState};
@@ -129,6 +130,13 @@ impl Config {
             cpu_length: self.endpoint.cpu_length,
             cpu_every: self.endpoint.cpu_every,
             snapshot_every: self.endpoint.snapshot_every,
+        }
+    }
+
+    fn budget(&self) -> Budget {
+        Budget {
+            cpu_millicores: self.budget.cpu_millicores,
+            memory_bytes: self.budget.memory_bytes,
         }
     }
 
@@ -319,7 +327,8 @@ pub async fn run(
         outlets,
         stop_sources.clone(),
     )?
-    .with_wall(wall_sampler(&config.wall));
+    .with_wall(wall_sampler(&config.wall))
+    .with_governor(Governor::new(config.budget(), config.cpu.rate_hz));
 
     let mut shipper = JoinSet::new();
     shipper.spawn(run_shipper(

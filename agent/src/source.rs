@@ -45,6 +45,8 @@ pub mod proc;
 
 pub mod python;
 
+mod random;
+
 pub mod route;
 
 /// Name of the source [`proc`].
@@ -158,6 +160,13 @@ pub trait CpuSampler: fmt::Debug {
 
     /// What the processes were sampled with so far, such as `perf`.
     fn source(&self) -> &'static str;
+
+    /// From now on samples at the configured rate divided by `divisor`; each
+    /// sample then stands for that much more. Called between two windows.
+    fn set_divisor(&mut self, divisor: u32);
+
+    /// Forgets what can be read again.
+    fn forget(&mut self);
 }
 
 /// Begins to sample the processes with these ids.
@@ -172,6 +181,7 @@ pub fn cpu_sampler(cpu: &CpuConfig, jvm: JvmMode, claims: Claims) -> Option<Open
         perf: PerfOptions {
             rate_hz: cpu.rate_hz,
             stack_bytes: cpu.stack_bytes,
+            ..PerfOptions::default()
         },
         python: PythonOptions {
             looks_hz: cpu.python_rate_hz,

@@ -4,6 +4,8 @@
 //! Nothing outside of this module's files is `unsafe`.
 
 pub(crate) mod clock;
+pub(crate) mod heap;
 pub(crate) mod map;
+pub(crate) mod period;
 pub(crate) mod redirect;
 pub(crate) mod wait;

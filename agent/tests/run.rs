@@ -232,7 +232,9 @@ fn the_doctor_s_json_is_an_interface() {
     let names: Vec<_> = checks.iter().map(|c| c["name"].as_str().unwrap()).collect();
     let expected = [
         "target",
+        "privileges",
         "perf_event_open",
+        "kernel_time",
         "python_frames",
         "thread_cpu",
         "wall_states",
@@ -240,6 +242,7 @@ fn the_doctor_s_json_is_an_interface() {
         "process_files",
         "locked_memory",
         "cgroup_cpu_limit",
+        "budget",
         "go_pprof_endpoint",
     ];
     assert_eq!(names, expected);

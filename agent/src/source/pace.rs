@@ -13,6 +13,8 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(125);
 pub(super) struct Pace {
     shortest: Duration,
     max_cost_permille: u32,
+    /// How many times rarer looks are than these allow.
+    divisor: u32,
     /// CPU time that a look at all processes costs, smoothed.
     cost: Option<Duration>,
     /// The last look, and the last one that found CPU used.
@@ -29,6 +31,7 @@ impl Pace {
         Self {
             shortest,
             max_cost_permille: max_cost_permille.max(1),
+            divisor: 1,
             cost: None,
             looked: now,
             active: now,
@@ -39,6 +42,11 @@ impl Pace {
     /// From now on looks not more often than every `shortest`.
     pub(super) fn set_shortest(&mut self, shortest: Duration) {
         self.shortest = shortest;
+    }
+
+    /// From now on looks `divisor` times more rarely.
+    pub(super) fn set_divisor(&mut self, divisor: u32) {
+        self.divisor = divisor.max(1);
     }
 
     /// A look begins. Returns how many milliseconds it stands for, so that what
@@ -66,6 +74,7 @@ impl Pace {
     fn interval(&self) -> Duration {
         let cost = self.cost.unwrap_or_default().saturating_mul(1000);
         let affordable = self.shortest.max(cost / self.max_cost_permille);
+        let affordable = affordable.saturating_mul(self.divisor);
         match self.looked.saturating_duration_since(self.active) < IDLE_AFTER {
             true => affordable,
             false => affordable.max(IDLE_INTERVAL),
@@ -93,6 +102,11 @@ mod tests {
         for _ in 0..200 {
             pace.learn(Duration::ZERO);
         }
+        assert_eq!(pace.interval(), shortest);
+        pace.set_divisor(4);
+        assert_eq!(pace.plan(), shortest * 4);
+        assert_eq!(pace.begin(start), 80);
+        pace.set_divisor(0);
         assert_eq!(pace.interval(), shortest);
     }
 

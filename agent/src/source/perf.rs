@@ -11,34 +11,35 @@
 //! Not asynchronous: [`PerfSampler`] lives on a thread of its own.
 
 mod events;
+mod follow;
 mod permission;
 mod picture;
 mod processes;
 mod record;
+mod subset;
 mod tally;
+mod worth;
 
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use perf_event::Counter;
 use proto::profile::Column;
 use proto::value_type::{ProfileType, Temporality};
 use proto::window::Window;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use self::events::{CpuRings, Request, Ring};
+use self::events::{CpuRings, Ring};
+use self::follow::{Opener, Target};
 use self::permission::Circumstances;
-use self::processes::{Opened, Processes};
+use self::processes::Processes;
 use self::record::Capture;
+use super::random::Random;
 use super::{Collected, SampleGroup};
 use crate::symbolize::Symbolizer;
 use crate::symbolize::binary::keeps_frame_pointers;
 use crate::sys::wait::{Readiness, wait_readable};
 
-/// Most events that are opened for one process; beyond it each thread has one
-/// event for all CPUs, and new threads are looked for.
-const MAX_EVENTS: usize = 2_000;
 /// How often new threads are looked for where events are not inherited.
 const RESCAN_EVERY: Duration = Duration::from_millis(500);
 /// Looks at a process's threads until none is new, at most this often.
@@ -53,6 +54,10 @@ pub struct PerfOptions {
     pub rate_hz: u32,
     /// Bytes of stack that are taken with a sample that is unwound here.
     pub stack_bytes: u32,
+    /// Most events that are opened for one process, each a descriptor: one for
+    /// each thread and CPU. Beyond it a thread has one for all CPUs, new threads
+    /// are looked for, and of very many some stand for the others.
+    pub max_events: usize,
 }
 
 impl Default for PerfOptions {
@@ -60,6 +65,7 @@ impl Default for PerfOptions {
         Self {
             rate_hz: 99,
             stack_bytes: 16 << 10,
+            max_events: 2_000,
         }
     }
 }
@@ -127,33 +133,12 @@ pub fn probe(pid: i32) -> Result<(), PerfError> {
     Ok(())
 }
 
-/// An event of a thread on a CPU; closing it ends it.
-struct Followed {
-    id: u64,
-    _counter: Counter,
-}
-
-/// A thread with one event for all CPUs and a ring of its own.
-struct Alone {
-    id: u64,
-    tid: i32,
-    ring: Ring,
-}
-
-/// How a process is followed.
-struct Target {
-    capture: Capture,
-    followed: Vec<Followed>,
-    alone: Vec<Alone>,
-    /// Threads that have events.
-    tids: FxHashSet<i32>,
-    /// Whether its threads have events of their own, which nothing inherits.
-    is_alone: bool,
-}
-
 /// Samples a set of processes.
 pub struct PerfSampler {
     options: PerfOptions,
+    /// CPU time from sample to sample, now.
+    period_ns: u64,
+    random: Random,
     rings: CpuRings,
     targets: FxHashMap<i32, Target>,
     /// Wanted processes that inherited their events from another target.
@@ -176,10 +161,6 @@ impl fmt::Debug for PerfSampler {
             .field("inheriting", &self.inheriting)
             .finish_non_exhaustive()
     }
-}
-
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
 }
 
 /// Whether process `pid` is there and has a thread that has not ended; its
@@ -213,6 +194,10 @@ pub(super) fn raise_descriptor_limit() {
     }
 }
 
+fn period_ns(rate_hz: u32) -> u64 {
+    1_000_000_000 / u64::from(rate_hz.max(1))
+}
+
 fn chain_limit() -> usize {
     std::fs::read_to_string("/proc/sys/kernel/perf_event_max_stack")
         .ok()
@@ -234,12 +219,15 @@ impl PerfSampler {
                 _ => failure(pids.first().copied().unwrap_or(0), "map rings for", source),
             }
         })?;
+        let period_ns = period_ns(options.rate_hz);
         let mut sampler = Self {
             options,
+            period_ns,
+            random: Random::new(),
             rings,
             targets: FxHashMap::default(),
             inheriting: FxHashSet::default(),
-            processes: Processes::new(chain_limit()),
+            processes: Processes::new(chain_limit(), period_ns),
             symbolizer: Symbolizer::default(),
             rescanned: Instant::now(),
             began: Some(Instant::now()),
@@ -286,7 +274,7 @@ impl PerfSampler {
         let own = self
             .targets
             .get(&pid)
-            .is_some_and(|target| !target.is_alone);
+            .is_some_and(|target| !target.is_alone());
         own || self.inheriting.contains(&pid)
     }
 
@@ -301,19 +289,14 @@ impl PerfSampler {
                 ),
             },
         };
-        let mut target = Target {
-            capture,
-            followed: Vec::new(),
-            alone: Vec::new(),
-            tids: FxHashSet::default(),
-            is_alone: false,
-        };
+        let mut target = Target::new(pid, capture);
+        let mut opener = self.opener();
         for _ in 0..MAX_LOOKS {
-            if self.follow_new_threads(pid, &mut target)? == 0 {
+            if target.follow_new_threads(&mut opener)? == 0 {
                 break;
             }
         }
-        if target.tids.is_empty() {
+        if !target.is_followed() {
             return Err(PerfError::TargetGone { pid });
         }
         self.processes.stands_alone(pid);
@@ -322,79 +305,15 @@ impl PerfSampler {
         Ok(())
     }
 
-    /// Opens events for threads that have none. Returns how many were new.
-    fn follow_new_threads(&mut self, pid: i32, target: &mut Target) -> Result<usize, PerfError> {
-        let listed =
-            events::threads(pid).map_err(|source| failure(pid, "list threads of", source))?;
-        let fresh: Vec<i32> = listed
-            .into_iter()
-            .filter(|tid| !target.tids.contains(tid))
-            .collect();
-        let events = (target.tids.len() + fresh.len()).saturating_mul(self.rings.cpus.len());
-        target.is_alone |= events > MAX_EVENTS;
-        let mut opened = 0;
-        for tid in fresh {
-            let request = |with_kernel| Request {
-                tid,
-                rate_hz: self.options.rate_hz,
-                capture: target.capture,
-                with_kernel,
-            };
-            let (whole, user_only) = (request(self.with_kernel), request(false));
-            let mut outcome = self.open_thread(whole, target);
-            if self.with_kernel && outcome.as_ref().is_err_and(is_refusal) {
-                outcome = self.open_thread(user_only, target);
-                // So it is for all of them.
-                self.with_kernel = outcome.is_err();
-            }
-            match outcome {
-                Ok(()) => {
-                    target.tids.insert(tid);
-                    opened += 1;
-                }
-                // The thread ended meanwhile.
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                // Out of descriptors: what is open goes on.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::EMFILE) && !target.tids.is_empty() =>
-                {
-                    tracing::warn!(pid, tid, "out of file descriptors: thread not sampled");
-                    return Ok(opened);
-                }
-                Err(error) => return Err(failure(pid, "sample", error)),
-            }
+    fn opener(&mut self) -> Opener<'_> {
+        Opener {
+            rings: &self.rings,
+            processes: &mut self.processes,
+            random: &mut self.random,
+            period_ns: self.period_ns,
+            max_events: self.options.max_events,
+            with_kernel: &mut self.with_kernel,
         }
-        Ok(opened)
-    }
-
-    fn open_thread(&mut self, request: Request, target: &mut Target) -> io::Result<()> {
-        let event = Opened {
-            tid: request.tid,
-            capture: request.capture,
-        };
-        if target.is_alone {
-            let (id, ring) = request.open_alone(target.alone.len() + 1)?;
-            self.processes.opened(id, event);
-            target.alone.push(Alone {
-                id,
-                tid: request.tid,
-                ring,
-            });
-            return Ok(());
-        }
-        let mut opened = Vec::with_capacity(self.rings.cpus.len());
-        for (cpu, ring) in self.rings.cpus.iter().zip(&self.rings.rings) {
-            let counter = request.open_on_cpu(*cpu, ring)?;
-            opened.push(Followed {
-                id: counter.id(),
-                _counter: counter,
-            });
-        }
-        for followed in opened {
-            self.processes.opened(followed.id, event);
-            target.followed.push(followed);
-        }
-        Ok(())
     }
 
     /// Samples process `pid` no longer.
@@ -404,9 +323,7 @@ impl PerfSampler {
         self.follow_heirs(pid);
         self.processes.ignore(pid);
         if let Some(target) = self.targets.remove(&pid) {
-            let followed = target.followed.iter().map(|followed| followed.id);
-            let alone = target.alone.iter().map(|alone| alone.id);
-            self.processes.closed(&followed.chain(alone).collect());
+            self.processes.closed(&target.ids());
         }
     }
 
@@ -454,9 +371,10 @@ impl PerfSampler {
     /// Waits for a ring that has something, or until `timeout`. Rings of
     /// threads that are gone are never waited for again.
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        let alone = self.targets.values_mut();
-        let mut waited: Vec<&mut Ring> = alone
-            .flat_map(|target| target.alone.iter_mut().map(|alone| &mut alone.ring))
+        let mut waited: Vec<&mut Ring> = self
+            .targets
+            .values_mut()
+            .flat_map(Target::rings)
             .chain(&mut self.rings.rings)
             .filter(|ring| ring.waits)
             .collect();
@@ -483,20 +401,10 @@ impl PerfSampler {
             ring.drain(|kind, misc, body| processes.take(kind, misc, body, now));
         }
         for target in targets.values_mut() {
-            for alone in &mut target.alone {
-                alone
-                    .ring
-                    .drain(|kind, misc, body| processes.take(kind, misc, body, now));
+            for ring in target.rings() {
+                ring.drain(|kind, misc, body| processes.take(kind, misc, body, now));
             }
-            let mut closed = FxHashSet::default();
-            target.alone.retain(|alone| {
-                if !alone.ring.waits {
-                    closed.insert(alone.id);
-                    target.tids.remove(&alone.tid);
-                }
-                alone.ring.waits
-            });
-            processes.closed(&closed);
+            processes.closed(&target.close_ended());
         }
     }
 
@@ -518,34 +426,57 @@ impl PerfSampler {
 
     /// Looks for new threads where nothing inherits events.
     fn rescan(&mut self) {
-        let alone: Vec<i32> = self
-            .targets
-            .iter()
-            .filter(|(_, target)| target.is_alone)
-            .map(|(pid, _)| *pid)
-            .collect();
-        for pid in alone {
-            let Some(mut target) = self.targets.remove(&pid) else {
-                continue;
-            };
-            if let Err(error) = self.follow_new_threads(pid, &mut target) {
-                tracing::debug!(pid, %error, "new threads not followed");
+        self.for_each_alone(|target, opener| target.follow_new_threads(opener));
+    }
+
+    /// Does `change` to each process whose threads have events of their own.
+    fn for_each_alone(
+        &mut self,
+        change: impl Fn(&mut Target, &mut Opener<'_>) -> Result<usize, PerfError>,
+    ) {
+        let mut targets = std::mem::take(&mut self.targets);
+        for (pid, target) in targets.iter_mut().filter(|(_, target)| target.is_alone()) {
+            if let Err(error) = change(target, &mut self.opener()) {
+                tracing::debug!(pid, %error, "threads not followed");
             }
-            self.targets.insert(pid, target);
         }
+        self.targets = targets;
+    }
+
+    /// Samples at the configured rate divided by `divisor` from now on. Belongs
+    /// right behind [`PerfSampler::collect`]: a window has one period.
+    pub fn set_divisor(&mut self, divisor: u32) {
+        let period_ns = period_ns(self.options.rate_hz).saturating_mul(u64::from(divisor.max(1)));
+        if period_ns == self.period_ns {
+            return;
+        }
+        self.period_ns = period_ns;
+        self.processes.count_in(period_ns);
+        // What was taken at the rate before is worth what it was.
+        self.drain(Instant::now());
+        for target in self.targets.values_mut() {
+            target.set_period(period_ns, &mut self.processes);
+        }
+    }
+
+    /// Forgets names; they are read again when they are needed.
+    pub fn forget(&mut self) {
+        self.symbolizer.forget();
     }
 
     /// Returns what was sampled since the last call, as that of `window`: one
     /// column of CPU time, one value per distinct stack, largest first.
     pub fn collect(&mut self, window: Window) -> Collected {
         self.drain(Instant::now());
+        // Right behind it: closing events drops what their rings hold.
+        self.for_each_alone(Target::redraw);
         let (tally, lost_samples) = self.processes.take_tally();
         let (stacks, values) = picture::stacks(&tally, &mut self.processes, &mut self.symbolizer);
         if self.processes.end_round() {
             // Ids of files that were closed are never used again.
             self.symbolizer.forget();
         }
-        let period_ns = 1_000_000_000 / u64::from(self.options.rate_hz.max(1));
+        let period_ns = self.period_ns;
         let column = Column {
             profile_type: ProfileType::cpu(),
             temporality: Temporality::Delta,

@@ -177,6 +177,8 @@ pub struct PythonSampler {
     ended_lost: u64,
     phase: u64,
     pace: Pace,
+    /// What both rates are divided by.
+    divisor: u32,
     next_look: Instant,
     looks: u64,
     began: Option<Instant>,
@@ -199,6 +201,7 @@ impl PythonSampler {
                 options.max_cost_permille,
                 now,
             ),
+            divisor: 1,
             next_look: now,
             looks: 0,
             began: Some(now),
@@ -307,7 +310,15 @@ impl PythonSampler {
 
     /// CPU time that a sample stands for.
     fn unit(&self) -> Duration {
-        Duration::from_nanos(1_000_000_000 / u64::from(self.options.rate_hz.max(1)))
+        Duration::from_nanos(1_000_000_000 / u64::from(self.options.rate_hz.max(1))) * self.divisor
+    }
+
+    /// From now on looks `divisor` times more rarely, and gives values in units
+    /// that are as much larger. What is left of a window is in the units of the
+    /// next one, so this belongs between two.
+    pub fn set_divisor(&mut self, divisor: u32) {
+        self.divisor = divisor.max(1);
+        self.pace.set_divisor(self.divisor);
     }
 
     /// Returns what was sampled since the last call, as that of `window`: one

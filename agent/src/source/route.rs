@@ -163,6 +163,8 @@ pub struct Router {
     used: FxHashSet<By>,
     rechecked: Instant,
     told: FxHashSet<String>,
+    /// What all rates are divided by.
+    divisor: u32,
 }
 
 impl Router {
@@ -183,6 +185,7 @@ impl Router {
             used: FxHashSet::default(),
             rechecked: Instant::now(),
             told: FxHashSet::default(),
+            divisor: 1,
         };
         let mut first_failure = None;
         for &pid in pids {
@@ -391,7 +394,8 @@ impl Router {
             return Err(NOT_DUE.into());
         }
         match PerfSampler::open(&[pid], self.options.perf) {
-            Ok(perf) => {
+            Ok(mut perf) => {
+                perf.set_divisor(self.divisor);
                 self.perf = Perf::Open(Box::new(perf));
                 Ok(())
             }
@@ -596,6 +600,21 @@ impl CpuSampler for Router {
             By::Python | By::Jvm | By::Perf => false,
         });
         self.claims.is_claimed_by_endpoint() && left.all(|is_left| is_left)
+    }
+
+    fn set_divisor(&mut self, divisor: u32) {
+        self.divisor = divisor;
+        self.python.set_divisor(divisor);
+        self.proc.set_divisor(divisor);
+        if let Perf::Open(perf) = &mut self.perf {
+            perf.set_divisor(divisor);
+        }
+    }
+
+    fn forget(&mut self) {
+        if let Perf::Open(perf) = &mut self.perf {
+            perf.forget();
+        }
     }
 
     fn source(&self) -> &'static str {

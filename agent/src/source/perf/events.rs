@@ -22,6 +22,8 @@ use crate::unwind::REGISTERS_MASK;
 const RING_LADDER: [usize; 6] = [1 << 20, 512 << 10, 256 << 10, 128 << 10, 64 << 10, 32 << 10];
 /// Most bytes of all rings together.
 const MAX_RINGS_BYTES: usize = 4 << 20;
+/// Most bytes of all rings of threads that have one of their own.
+const MAX_OWN_RINGS_BYTES: usize = 8 << 20;
 /// Samples of full size that a ring must be able to hold.
 const SAMPLES_PER_RING: usize = 4;
 /// Largest dump of a stack in bytes: a record's length has 16 bits.
@@ -59,6 +61,11 @@ impl Ring {
         redirect::descriptor(self.sampler.0.as_counter())
     }
 
+    /// CPU time that the event has counted; 0 if that cannot be read.
+    pub(super) fn counted_ns(&mut self) -> u64 {
+        self.sampler.0.as_counter_mut().read().unwrap_or(0)
+    }
+
     /// Gives every record in the ring to `each` as kind, flags and body.
     ///
     /// Takes no more than the ring holds at once, so that a busy writer cannot
@@ -92,7 +99,7 @@ impl CpuRings {
     ///
     /// `EPERM` if even the smallest do not fit.
     pub(super) fn open(cpus: Vec<usize>) -> io::Result<Self> {
-        let (ring_bytes, rings) = descend(cpus.len(), |ring_bytes| {
+        let (ring_bytes, rings) = descend(MAX_RINGS_BYTES / cpus.len().max(1), |ring_bytes| {
             cpus.iter()
                 .map(|&cpu| silent_ring(cpu, ring_bytes))
                 .collect()
@@ -105,13 +112,13 @@ impl CpuRings {
     }
 }
 
-/// Tries `open` with smaller and smaller rings while there is no permission to
-/// lock as much.
-fn descend<T>(count: usize, open: impl Fn(usize) -> io::Result<T>) -> io::Result<(usize, T)> {
+/// Tries `open` with smaller and smaller rings, the first of at most `most`
+/// bytes, while there is no permission to lock as much.
+fn descend<T>(most: usize, open: impl Fn(usize) -> io::Result<T>) -> io::Result<(usize, T)> {
     let mut refused = io::Error::from_raw_os_error(libc::EPERM);
     let smallest = RING_LADDER.last().copied().unwrap_or_default();
     for ring_bytes in RING_LADDER {
-        if ring_bytes > smallest && ring_bytes.saturating_mul(count) > MAX_RINGS_BYTES {
+        if ring_bytes > smallest && ring_bytes > most {
             continue;
         }
         match open(ring_bytes) {
@@ -145,7 +152,8 @@ fn silent_ring(cpu: usize, ring_bytes: usize) -> io::Result<Ring> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Request {
     pub(super) tid: i32,
-    pub(super) rate_hz: u32,
+    /// CPU time from sample to sample.
+    pub(super) period_ns: u64,
     pub(super) capture: Capture,
     /// Whether a sample is taken in system calls, too; its stack is that of
     /// the program either way.
@@ -158,8 +166,9 @@ impl Request {
         builder
             .observe_pid(self.tid)
             .enabled(false)
-            .sample_frequency(u64::from(self.rate_hz))
-            .sample(SampleFlag::IDENTIFIER | SampleFlag::IP | SampleFlag::TID | SampleFlag::CPU)
+            .sample_period(self.period_ns)
+            .sample(SampleFlag::IDENTIFIER | SampleFlag::IP | SampleFlag::TID)
+            .sample(SampleFlag::STREAM_ID | SampleFlag::CPU | SampleFlag::PERIOD)
             .exclude_kernel(!self.with_kernel)
             .exclude_hv(true)
             .mmap(true)
@@ -191,10 +200,18 @@ impl Request {
         Ok(counter)
     }
 
-    /// Opens the event on every CPU with a ring of its own.
+    /// Opens the event on every CPU with a ring of its own, one of as many as
+    /// there are `threads`. A dump is no larger than such a ring can hold.
     pub(super) fn open_alone(self, threads: usize) -> io::Result<(u64, Ring)> {
-        let (_, (id, mut ring)) = descend(threads, |ring_bytes| {
-            let mut builder = self.builder();
+        let most = MAX_OWN_RINGS_BYTES / threads.max(1);
+        let (_, (id, mut ring)) = descend(most, |ring_bytes| {
+            let capture = match self.capture {
+                Capture::Chain => Capture::Chain,
+                Capture::Dump { stack_bytes } => Capture::Dump {
+                    stack_bytes: stack_bytes_for(stack_bytes, ring_bytes),
+                },
+            };
+            let mut builder = Self { capture, ..self }.builder();
             builder.any_cpu().wakeup_watermark(ring_bytes / 2);
             let counter = builder.build()?;
             let id = counter.id();
@@ -294,17 +311,17 @@ mod tests {
                 }
             }
         };
-        for (count, most, expected) in [
-            (2, 1 << 20, Some(1 << 20)),
-            (8, 1 << 20, Some(512 << 10)),
-            (2, 100 << 10, Some(64 << 10)),
-            (2, 32 << 10, Some(32 << 10)),
-            (2, 1 << 10, None),
-            (32, 1 << 20, Some(128 << 10)),
-            (4096, 1 << 20, Some(32 << 10)),
+        for (wanted, most, expected) in [
+            (2 << 20, 1 << 20, Some(1 << 20)),
+            (512 << 10, 1 << 20, Some(512 << 10)),
+            (2 << 20, 100 << 10, Some(64 << 10)),
+            (2 << 20, 32 << 10, Some(32 << 10)),
+            (2 << 20, 1 << 10, None),
+            (200 << 10, 1 << 20, Some(128 << 10)),
+            (1 << 10, 1 << 20, Some(32 << 10)),
         ] {
-            let got = descend(count, limit(most)).ok().map(|(bytes, ())| bytes);
-            assert_eq!(got, expected, "{count} rings of at most {most}");
+            let got = descend(wanted, limit(most)).ok().map(|(bytes, ())| bytes);
+            assert_eq!(got, expected, "{wanted} of at most {most}");
         }
     }
 }

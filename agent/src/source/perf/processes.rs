@@ -11,6 +11,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::record::{self, Capture, Record, Sample, Stack};
 use super::tally::Tally;
+use super::worth::{Share, Worth, in_periods};
+use crate::source::random::Random;
 use crate::symbolize::binary::Binaries;
 use crate::symbolize::perf_map::PerfMap;
 use crate::unwind::{AddressSpace, End, MAX_ADDRESSES, Place, UnwindCache};
@@ -34,6 +36,7 @@ fn is_user(address: u64) -> bool {
 pub(super) struct Opened {
     pub(super) tid: i32,
     pub(super) capture: Capture,
+    pub(super) worth: Worth,
 }
 
 /// One process as far as its samples need it.
@@ -74,8 +77,13 @@ impl Process {
 }
 
 /// Everything that records tell.
-#[derive(Default)]
 pub(super) struct Processes {
+    /// CPU time that what is counted is counted in.
+    period_ns: u64,
+    /// CPU time of events that were closed and for which no sample stood; the
+    /// next ones do, each for as much as for itself.
+    rest_ns: u64,
+    random: Random,
     events: FxHashMap<u64, Opened>,
     /// Threads with events of their own, and how many.
     own: FxHashMap<i32, usize>,
@@ -96,11 +104,53 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// Stacks followed by the kernel end at `chain_limit` calls.
-    pub(super) fn new(chain_limit: usize) -> Self {
+    /// Stacks followed by the kernel end at `chain_limit` calls; what is
+    /// counted is counted in periods of `period_ns`.
+    pub(super) fn new(chain_limit: usize, period_ns: u64) -> Self {
         Self {
+            period_ns,
+            rest_ns: 0,
+            random: Random::new(),
+            events: FxHashMap::default(),
+            own: FxHashMap::default(),
+            adopted: FxHashMap::default(),
+            known: FxHashMap::default(),
+            inherited: FxHashMap::default(),
+            ignored: FxHashSet::default(),
+            executed: Vec::new(),
+            binaries: Binaries::default(),
+            cache: UnwindCache::default(),
+            tally: Tally::default(),
+            lost: 0,
+            addresses: Vec::new(),
             chain_limit,
-            ..Self::default()
+        }
+    }
+
+    /// From now on counts in periods of `period_ns`. Nothing may be counted
+    /// that was not taken.
+    pub(super) fn count_in(&mut self, period_ns: u64) {
+        self.period_ns = period_ns;
+    }
+
+    /// Event `id` has this period from now on.
+    pub(super) fn changed_period(&mut self, id: u64, period_ns: u64) {
+        if let Some(event) = self.events.get_mut(&id) {
+            event.worth.set_period(period_ns);
+        }
+    }
+
+    /// Event `id`, which is about to be closed, counted `counted_ns` in all.
+    pub(super) fn counted(&mut self, id: u64, counted_ns: u64) {
+        if let Some(event) = self.events.get(&id) {
+            self.rest_ns = self.rest_ns.saturating_add(event.worth.rest(counted_ns));
+        }
+    }
+
+    /// Event `id` stands for this share of threads from now on.
+    pub(super) fn changed_share(&mut self, id: u64, share: Share) {
+        if let Some(event) = self.events.get_mut(&id) {
+            event.worth.set_share(share);
         }
     }
 
@@ -271,12 +321,32 @@ impl Processes {
         *chosen == sample.event
     }
 
+    /// How many periods a sample stands for.
+    fn worth(&mut self, sample: &Sample<'_>) -> u64 {
+        let Some(event) = self.events.get_mut(&sample.event) else {
+            return 0;
+        };
+        let ns = match sample.stream == sample.event {
+            true => event.worth.take(),
+            false => event.worth.of_inherited(sample.period_ns),
+        };
+        let more = self.rest_ns.min(ns);
+        self.rest_ns -= more;
+        let ns = ns.saturating_add(more);
+        in_periods(ns, self.period_ns, &mut self.random)
+    }
+
     fn sample(&mut self, sample: &Sample<'_>, now: Instant) {
         if !self.counts(sample) {
             return;
         }
+        let periods = self.worth(sample);
+        // Others stand for it: it need not be unwound.
+        if periods == 0 {
+            return;
+        }
         if sample.pid <= 0 || self.process(sample.pid).is_none() {
-            self.lost = self.lost.saturating_add(1);
+            self.lost = self.lost.saturating_add(periods);
             return;
         }
         let Self {
@@ -304,7 +374,7 @@ impl Processes {
         };
         let ip = ip.into_iter().chain([sample.ip]).find(|ip| is_user(*ip));
         let Some(ip) = ip else {
-            tally.add(std::iter::once(Place::Kernel), End::Bottom);
+            tally.add(std::iter::once(Place::Kernel), End::Bottom, periods);
             return;
         };
         process.make_current(sample.pid, ip, binaries, now);
@@ -329,7 +399,7 @@ impl Processes {
         let places = addresses
             .iter()
             .map(|address| process.space.place(*address));
-        tally.add(places, end);
+        tally.add(places, end, periods);
     }
 
     /// Returns what was counted since the last call and how many samples were

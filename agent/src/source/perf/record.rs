@@ -2,7 +2,7 @@
 //!
 //! Promises: no bytes panic it, and no length in them is trusted. Layout:
 //! `man 2 perf_event_open`, for the sample type that [`super::events`] asks
-//! for: identifier, address, ids, CPU, then either the chain of calls or
+//! for: identifier, address, ids, stream, CPU, period, then either the chain of calls or
 //! registers and stack.
 
 use crate::unwind::{REGISTERS_COUNT, Registers};
@@ -79,9 +79,14 @@ pub(super) enum Record<'a> {
 pub(super) struct Sample<'a> {
     /// The event, or for an inherited one the event it was inherited from.
     pub(super) event: u64,
+    /// The event itself, also when it was inherited.
+    pub(super) stream: u64,
     pub(super) pid: i32,
     pub(super) tid: i32,
     pub(super) cpu: u32,
+    /// CPU time between its samples. The kernel keeps saying that of its
+    /// beginning where it was changed by an ioctl.
+    pub(super) period_ns: u64,
     /// The instruction it was at.
     pub(super) ip: u64,
     pub(super) stack: Stack<'a>,
@@ -158,8 +163,10 @@ fn sample(
     let ip = reader.u64()?;
     let pid = reader.id()?;
     let tid = reader.id()?;
+    let stream = reader.u64()?;
     let cpu = reader.u32()?;
     let _reserved = reader.u32()?;
+    let period_ns = reader.u64()?;
     let stack = match capture {
         Capture::Chain => {
             let count = reader.u64()?;
@@ -170,9 +177,11 @@ fn sample(
     };
     Ok(Record::Sample(Sample {
         event,
+        stream,
         pid,
         tid,
         cpu,
+        period_ns,
         ip,
         stack,
     }))
@@ -260,9 +269,10 @@ mod tests {
         words.iter().flat_map(|word| word.to_ne_bytes()).collect()
     }
 
-    /// Event 7, address 0x1000, process 2, thread 3, CPU 1.
+    /// Event 7, address 0x1000, process 2, thread 3, inherited event 8, CPU 1,
+    /// period 50.
     fn head(rest: &[u64]) -> Vec<u8> {
-        let mut all = vec![7, 0x1000, 3 << 32 | 2, 1];
+        let mut all = vec![7, 0x1000, 3 << 32 | 2, 8, 1, 50];
         all.extend_from_slice(rest);
         words(&all)
     }
@@ -272,6 +282,7 @@ mod tests {
             Record::Sample(sample) => {
                 let ids = (sample.event, sample.ip, sample.pid, sample.tid, sample.cpu);
                 assert_eq!(ids, (7, 0x1000, 2, 3, 1));
+                assert_eq!((sample.stream, sample.period_ns), (8, 50));
                 Ok(sample.stack)
             }
             other => panic!("{other:?}"),
@@ -283,7 +294,7 @@ mod tests {
         let chain = head(&[2, USER_MARK, 0x1000]);
         assert_eq!(
             stack_of(&chain, Capture::Chain),
-            Ok(Stack::Chain(&chain[40..]))
+            Ok(Stack::Chain(&chain[56..]))
         );
         let mut rest = vec![ABI_64];
         rest.extend(1..=REGISTERS_COUNT as u64);

@@ -27,30 +27,30 @@ pub(super) struct Tally {
     index: FxHashMap<Place, u32>,
     stacks: FxHashMap<Sampled, u64>,
     places_in_stacks: usize,
-    /// Samples counted in `stacks`.
+    /// Periods counted in `stacks`; one sample may stand for several.
     pub(super) samples: u64,
-    /// Samples that found no room.
+    /// Those that found no room.
     pub(super) overflowed: u64,
 }
 
 impl Tally {
-    /// Counts one sample.
-    pub(super) fn add(&mut self, places: impl Iterator<Item = Place>, end: End) {
+    /// Counts a sample that stands for so many periods.
+    pub(super) fn add(&mut self, places: impl Iterator<Item = Place>, end: End, periods: u64) {
         let places = places.map(|place| self.intern(place)).collect();
         let stack = Sampled { places, end };
         if let Some(count) = self.stacks.get_mut(&stack) {
-            *count += 1;
-            self.samples += 1;
+            *count = count.saturating_add(periods);
+            self.samples = self.samples.saturating_add(periods);
             return;
         }
         let more = self.places_in_stacks + stack.places.len();
         if self.stacks.len() >= MAX_STACKS || more > MAX_PLACES {
-            self.overflowed += 1;
+            self.overflowed = self.overflowed.saturating_add(periods);
             return;
         }
         self.places_in_stacks = more;
-        self.samples += 1;
-        self.stacks.insert(stack, 1);
+        self.samples = self.samples.saturating_add(periods);
+        self.stacks.insert(stack, periods);
     }
 
     fn intern(&mut self, place: Place) -> u32 {
@@ -98,7 +98,7 @@ mod tests {
             (&[1, 2], End::Cut),
             (&[2, 1], End::Bottom),
         ] {
-            tally.add(addresses.iter().copied().map(memory), end);
+            tally.add(addresses.iter().copied().map(memory), end, 1);
         }
         let mut counts: Vec<u64> = tally.stacks().map(|(_, count)| count).collect();
         counts.sort_unstable();
@@ -111,11 +111,11 @@ mod tests {
     fn what_finds_no_room_is_counted_as_lost() {
         let mut tally = Tally::default();
         for address in 0..MAX_STACKS + 10 {
-            tally.add(std::iter::once(memory(address)), End::Bottom);
+            tally.add(std::iter::once(memory(address)), End::Bottom, 1);
         }
-        tally.add(std::iter::once(memory(5)), End::Bottom);
+        tally.add(std::iter::once(memory(5)), End::Bottom, 3);
         assert_eq!(tally.overflowed, 10);
-        assert_eq!(tally.samples, u64::try_from(MAX_STACKS + 1).unwrap());
+        assert_eq!(tally.samples, u64::try_from(MAX_STACKS + 3).unwrap());
         assert_eq!(tally.stacks().count(), MAX_STACKS);
     }
 }

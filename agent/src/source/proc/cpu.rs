@@ -161,6 +161,8 @@ pub struct ThreadCpu {
     ended: FxHashMap<(Arc<str>, Arc<str>), u64>,
     phase: u64,
     pace: Pace,
+    /// What the rate is divided by.
+    divisor: u32,
     interval: Duration,
     next_look: Instant,
     began: Option<Instant>,
@@ -177,6 +179,7 @@ impl ThreadCpu {
             ended: FxHashMap::default(),
             phase: 0,
             pace: Pace::new(LOOK_EVERY, options.max_cost_permille, now),
+            divisor: 1,
             interval: LOOK_EVERY,
             next_look: now,
             began: Some(now),
@@ -266,7 +269,14 @@ impl ThreadCpu {
 
     /// CPU time that a sample stands for.
     fn unit_ns(&self) -> u64 {
-        1_000_000_000 / u64::from(self.options.rate_hz.max(1))
+        u64::from(self.divisor) * (1_000_000_000 / u64::from(self.options.rate_hz.max(1)))
+    }
+
+    /// From now on looks `divisor` times more rarely, and gives values in units
+    /// that are as much larger.
+    pub fn set_divisor(&mut self, divisor: u32) {
+        self.divisor = divisor.max(1);
+        self.pace.set_divisor(self.divisor);
     }
 
     fn settle(&mut self, process: &mut Process) {

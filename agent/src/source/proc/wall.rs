@@ -27,6 +27,7 @@ use super::ledger::OTHER;
 use super::parse::{self, State, Syscall};
 use super::syscalls;
 use crate::source::pace::Pace;
+use crate::source::random::Random;
 use crate::source::{Collected, CpuSampler, PROC, SampleGroup, SamplerError};
 use crate::sys::clock::CpuClock;
 use crate::target::process;
@@ -182,35 +183,9 @@ pub struct WallSampler {
     sums: FxHashMap<Key, u64>,
     samples: u64,
     pace: Pace,
+    divisor: u32,
     next_look: Instant,
     began: Option<Instant>,
-}
-
-/// `splitmix64`, <https://prng.di.unimi.it/splitmix64.c>.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `limit`, which must not be 0 to mean anything.
-    fn below(&mut self, limit: usize) -> usize {
-        let limit = u128::try_from(limit).unwrap_or(0);
-        let scaled = (u128::from(self.next()) * limit) >> 64;
-        usize::try_from(scaled).unwrap_or(0)
-    }
-
-    fn shuffle(&mut self, items: &mut [usize]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last + 1));
-        }
-    }
 }
 
 impl WallSampler {
@@ -222,11 +197,11 @@ impl WallSampler {
             options,
             processes: FxHashMap::default(),
             files: Files::new(),
-            // Without randomness the first order is always the same.
-            random: Random(getrandom::u64().unwrap_or(0)),
+            random: Random::new(),
             sums: FxHashMap::default(),
             samples: 0,
             pace: Pace::new(shortest, options.max_cost_permille, now),
+            divisor: 1,
             next_look: now,
             began: Some(now),
         }
@@ -270,8 +245,7 @@ impl WallSampler {
         self.pace.learn(after.saturating_sub(before));
         let interval = self.pace.plan();
         // Looks must not keep step with what the target does.
-        let jitter = self.random.below(1000);
-        let jitter = u32::try_from(jitter).unwrap_or(0);
+        let jitter = u32::try_from(self.random.below(1000)).unwrap_or(0);
         self.next_look = now + interval * 3 / 4 + interval * jitter / 2000;
     }
 }
@@ -577,7 +551,8 @@ impl CpuSampler for WallSampler {
         let column = Column {
             profile_type: ProfileType::wall(),
             temporality: Temporality::Delta,
-            period: 1_000_000_000 / i64::from(self.options.looks_hz.max(1)),
+            period: i64::from(self.divisor) * 1_000_000_000
+                / i64::from(self.options.looks_hz.max(1)),
             // Looks stand for times of their own.
             weight: 1,
             values,
@@ -609,6 +584,13 @@ impl CpuSampler for WallSampler {
     fn source(&self) -> &'static str {
         PROC
     }
+
+    fn set_divisor(&mut self, divisor: u32) {
+        self.divisor = divisor.max(1);
+        self.pace.set_divisor(self.divisor);
+    }
+
+    fn forget(&mut self) {}
 }
 
 /// What may be read of the threads of process `pid`.
@@ -715,12 +697,11 @@ mod tests {
     proptest! {
         #[test]
         fn each_thread_has_its_turn_once_in_a_round(count in 1usize..300, seed in any::<u64>()) {
-            let mut random = Random(seed);
+            let mut random = Random::from_seed(seed);
             let mut order: Vec<usize> = (0..count).collect();
             random.shuffle(&mut order);
             order.sort_unstable();
             prop_assert!(order.into_iter().eq(0..count));
-            prop_assert!(random.below(count) < count);
         }
     }
 }
