@@ -3,15 +3,18 @@
 //!
 //! [`spin`] draws minutes of programs that were measured. [`change`] simulates what a
 //! service spends on its functions (`service`) and lets one become dearer, or none;
-//! [`deploy`] compares two versions; [`cost`] counts what looking costs. Every figure is
+//! [`deploy`] compares two versions;
+//! [`leak`] draws what pods hold in memory; [`cost`] counts what looking costs. Every figure is
 //! of the seeds that it is told.
 
 pub mod change;
 pub mod cost;
 pub mod deploy;
+pub mod leak;
 mod service;
 pub mod spin;
 
+use collector::detect::leak::LeakSettings;
 use collector::detect::shift::ShiftSettings;
 
 use crate::rows::Measured;
@@ -118,7 +121,8 @@ impl Row {
         Ok(match self {
             Self::Spin => spin::measure(seed, repeats)?,
             // No detector is there yet.
-            Self::Plateau | Self::Leak => Measured::nothing(),
+            Self::Plateau => Measured::nothing(),
+            Self::Leak => leak::measure(seed, repeats, &LeakSettings::default()),
             // Not of this program: the collector's tests measure it with real receivers.
             Self::Hooks => Measured::nothing(),
             Self::Fast => change::fast(seed, repeats, settings),

@@ -4,15 +4,21 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use proto::labels::{LabelSet, NAMESPACE, POD, SERVICE};
 use proto::pb::tepui as pb;
 use proto::window::UnixNanos;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use crate::feature::series_hash;
+use crate::store::ServiceKey;
+
 /// Agents that are remembered.
 const MAX_AGENTS: usize = 10_000;
 /// Longest text of an agent that is kept, in bytes.
 const MAX_TEXT: usize = 2_048;
+/// An agent that was heard longer ago may be gone: it sends a heartbeat each half minute.
+const HEARD_WITHIN: Duration = Duration::from_secs(90);
 /// Most capabilities of an agent that are kept.
 const MAX_CAPABILITIES: usize = 64;
 
@@ -43,6 +49,9 @@ pub struct AgentState {
     pub capabilities: Vec<CapabilityState>,
     /// Whether its stream is open.
     pub connected: bool,
+    /// When that was opened, in seconds since 1970.
+    #[serde(skip)]
+    pub connected_since_s: i64,
     /// Its clock less ours when it said hello, in milliseconds.
     pub clock_skew_ms: i64,
     /// When it was last heard, in seconds since 1970.
@@ -53,6 +62,19 @@ pub struct AgentState {
     pub dropped_windows: u64,
 }
 
+/// An agent that is connected and has sent all that it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attending {
+    /// The service of its target.
+    pub service: ServiceKey,
+    /// Pod of its target, or `""`.
+    pub pod: String,
+    /// Hash of its target's labels.
+    pub series: u64,
+    /// Since when it is connected, in seconds since 1970.
+    pub since_s: i64,
+}
+
 /// The agents of a collector.
 #[derive(Debug, Default)]
 pub struct Agents {
@@ -61,6 +83,29 @@ pub struct Agents {
 
 fn cut(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
+}
+
+impl AgentState {
+    /// `None` where its labels name no service: it watches several targets.
+    fn attending(&self) -> Option<Attending> {
+        let label = |name: &str| {
+            let found = self.labels.iter().find(|(known, _)| known == name);
+            found.map_or("", |(_, value)| value.as_str()).to_owned()
+        };
+        let labels = self.labels.iter().map(|(n, v)| (n.as_str(), v.as_str()));
+        let service = ServiceKey {
+            tenant: self.tenant.clone(),
+            namespace: label(NAMESPACE),
+            service: label(SERVICE),
+        };
+        (!service.service.is_empty()).then_some(())?;
+        Some(Attending {
+            service,
+            pod: label(POD),
+            series: series_hash(&LabelSet::new(labels).ok()?),
+            since_s: self.connected_since_s,
+        })
+    }
 }
 
 impl Agents {
@@ -94,6 +139,7 @@ impl Agents {
                 })
                 .collect(),
             connected: true,
+            connected_since_s: now.seconds(),
             clock_skew_ms: skew_ns / 1_000_000,
             last_heard_s: now.seconds(),
             spooled_windows: 0,
@@ -125,6 +171,18 @@ impl Agents {
             state.connected = false;
             state.last_heard_s = now.seconds();
         }
+    }
+
+    /// Agents of a single service that are connected, were heard a short while ago, and
+    /// have nothing waiting.
+    pub fn attending(&self, now: UnixNanos) -> Vec<Attending> {
+        let horizon = now.saturating_sub(HEARD_WITHIN).seconds();
+        let states = self.lock();
+        let attending = states
+            .values()
+            .filter(|state| state.connected && state.spooled_windows == 0)
+            .filter(|state| state.last_heard_s >= horizon);
+        attending.filter_map(AgentState::attending).collect()
     }
 
     /// Agents of `tenant` heard within `age` or connected, by labels.

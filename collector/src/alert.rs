@@ -9,7 +9,9 @@ mod acknowledge;
 mod forget;
 mod history;
 mod machine;
+mod measured;
 mod row;
+mod sentence;
 mod text;
 
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use tracing::{info, warn};
 
 use crate::detect::shift::baseline::Baseline;
 use crate::detect::shift::{ShiftSettings, ShiftState};
-use crate::detect::{Detector, Finding, Level, Severity};
+use crate::detect::{Basis, Detector, Finding, Level, Quantity, Severity, Thresholds};
 use crate::feature::coarse::Grain;
 use crate::feature::{PathFrame, SeriesRow, ServiceRow};
 use crate::hook::{Happening, Hooks};
@@ -34,6 +36,8 @@ use crate::store::{Change, ServiceKey, StateStore, StoreError};
 pub use acknowledge::MAX_NOTE_BYTES;
 use history::History;
 use machine::{Outcome, Record, Rules, Sight, Step, Transition};
+pub use measured::Unheard;
+pub(crate) use row::instance_of;
 
 /// Prefix of alerts in the state store.
 const ALERTS: &[u8] = b"alert/";
@@ -52,6 +56,10 @@ const MAX_OPEN_OF_SERVICE: usize = 50;
 /// New alerts of one service in [`DAY`]; more are held back.
 const MAX_PER_DAY: usize = 5;
 const DAY: Duration = Duration::from_secs(86_400);
+/// How long an alert that is judged by rows of ten minutes must be gone before it
+/// resolves: two rows, or three.
+const KEEP_COLLECTION: Duration = Duration::from_secs(1_200);
+const KEEP_PODS: Duration = Duration::from_secs(1_800);
 
 /// Where an alert stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,6 +137,8 @@ pub struct Alert {
     pub top_leaves: Vec<(String, f64)>,
     /// What the function cost before, where the alert is about that.
     pub shift: Option<AlertShift>,
+    /// What is measured, where the alert is about that.
+    pub measure: Option<AlertMeasure>,
     /// Samples it rests on.
     pub samples: u64,
     /// Start of the first step of it, RFC 3339.
@@ -173,6 +183,21 @@ pub struct AlertShift {
     pub also: Vec<String>,
 }
 
+/// A number now and before, see [`Quantity`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AlertMeasure {
+    /// What it is.
+    pub quantity: Quantity,
+    /// What it is now.
+    pub now: f64,
+    /// What it was before, or is elsewhere.
+    pub before: f64,
+    /// How much it grows an hour, where it grows.
+    pub per_hour: Option<f64>,
+    /// The pod that it is of, or `""`.
+    pub pod: String,
+}
+
 /// Which alerts a reader asks for.
 #[derive(Clone, Debug, Default)]
 pub struct AlertFilter {
@@ -211,6 +236,8 @@ pub struct Settings {
     pub hooks: Arc<Hooks>,
     /// When a function became dearer.
     pub shift: ShiftSettings,
+    /// When numbers are findings, and which kinds are not looked for.
+    pub thresholds: Thresholds,
 }
 
 /// A service: tenant, namespace, name.
@@ -448,7 +475,9 @@ impl Alerts {
         let Some(active) = shifts.step(Grain::TenMinutes, row, baseline, settings) else {
             return Ok(());
         };
-        let findings = active.iter().map(|shift| Finding::of_shift(shift, row));
+        let wanted = active.iter();
+        let wanted = wanted.filter(|shift| self.settings.thresholds.wants(shift.kind));
+        let findings = wanted.map(|shift| Finding::of_shift(shift, row));
         let mut shown: Shown = BTreeMap::new();
         for finding in findings {
             let id = row::identity(&service, finding.kind, &finding.identity);
@@ -462,7 +491,7 @@ impl Alerts {
             instances: vec![(WHOLE.to_owned(), "")],
             versions: vec![history.version()],
             shown,
-            of_service: true,
+            basis: Basis::Functions,
         };
         self.judge(&state, &mut next, &judged, &history, now);
         next.shifts.insert(service, shifts);
@@ -497,6 +526,7 @@ impl Alerts {
             for finding in self
                 .detectors
                 .iter()
+                .filter(|detector| self.settings.thresholds.wants(detector.kind()))
                 .flat_map(|detector| detector.judge(row))
             {
                 let id = row::identity(service, finding.kind, &finding.identity);
@@ -518,7 +548,7 @@ impl Alerts {
             instances,
             versions,
             shown,
-            of_service: false,
+            basis: Basis::Series,
         };
         self.judge(state, next, &judged, &history, now);
         history.add(window, &judged.versions, &cores);
@@ -539,7 +569,7 @@ impl Alerts {
         } = judged;
         let mut records: Vec<Record> = current(state, next)
             .filter(|record| record.is_open())
-            .filter(|record| record.is_of_service() == judged.of_service)
+            .filter(|record| record.basis() == judged.basis)
             .filter(|record| {
                 let of = (&record.tenant, &record.namespace, &record.service);
                 of == (&service.0, &service.1, &service.2)
@@ -575,9 +605,10 @@ impl Alerts {
             let mut record = Record::begin(id, service, version, finding);
             let earlier = current(state, next).find(|record| record.id == *id);
             record.follow(earlier.cloned());
-            record.baseline_cores = match &finding.shift {
-                Some(shift) => shift.cores.last().copied(),
-                None => history.baseline(id, window.start()),
+            record.baseline_cores = match (&finding.shift, &finding.measure) {
+                (Some(shift), _) => shift.cores.last().copied(),
+                (None, Some(_)) => None,
+                (None, None) => history.baseline(id, window.start()),
             };
             history
                 .version_before(&record.version)
@@ -593,6 +624,9 @@ impl Alerts {
                 now,
                 sights: seen
                     .iter()
+                    .filter(|((instance, _), finding)| {
+                        finding.is_some() || record.is_about(instance)
+                    })
                     .map(|((instance, pod), finding)| Sight {
                         instance,
                         pod,
@@ -602,19 +636,25 @@ impl Alerts {
                 may_fire: record.severity() == Severity::Info
                     || fired_today(state, next, service, now) < MAX_PER_DAY,
             };
-            let outcome = record.clone().advance(&step, self.rules(judged.of_service));
+            let outcome = record.clone().advance(&step, self.rules(judged.basis));
             next.take(&record, outcome);
         }
     }
 
     /// How long things last. What is found in rows of ten minutes lasted already.
-    fn rules(&self, of_service: bool) -> Rules {
-        match of_service {
-            true => Rules {
-                hold: Duration::ZERO,
-                keep: Duration::ZERO,
+    fn rules(&self, basis: Basis) -> Rules {
+        let hold = Duration::ZERO;
+        match basis {
+            Basis::Functions | Basis::Presence => Rules { hold, keep: hold },
+            Basis::Collection => Rules {
+                hold,
+                keep: KEEP_COLLECTION,
             },
-            false => Rules {
+            Basis::Pods => Rules {
+                hold,
+                keep: KEEP_PODS,
+            },
+            Basis::Series => Rules {
                 hold: self.settings.hold,
                 keep: self.settings.keep,
             },
@@ -710,8 +750,8 @@ struct Judged<'a> {
     instances: Vec<(String, &'a str)>,
     versions: Vec<&'a str>,
     shown: Shown,
-    /// Whether the service is judged as a whole, and not its pods.
-    of_service: bool,
+    /// The rows that it is judged by.
+    basis: Basis,
 }
 
 impl Next {

@@ -18,6 +18,7 @@ use serde::Deserialize;
 pub use self::hook::{HookConfig, MatchConfig, ReceiverConfig, ReceiverKind, Secret};
 pub use self::store::{RetentionOverride, StoreConfig};
 use crate::detect::shift::ShiftSettings;
+use crate::detect::{FindingKind, Thresholds};
 
 /// Prefix of the collector's environment variables.
 pub const ENV_PREFIX: &str = "TEPUI__COLLECTOR";
@@ -87,6 +88,8 @@ pub struct DetectConfig {
     pub min_cores: f64,
     /// How small a change of a function's cost is told.
     pub functions: Sensitivity,
+    /// Kinds of alerts that are not raised.
+    pub off: Vec<String>,
 }
 
 /// How small a change of a function's cost is told.
@@ -107,6 +110,15 @@ impl DetectConfig {
     /// When a function became dearer.
     pub fn shift(&self) -> ShiftSettings {
         self.functions.settings()
+    }
+
+    /// When numbers are findings, and which kinds are not looked for.
+    pub fn thresholds(&self) -> Thresholds {
+        let off = self.off.iter();
+        Thresholds {
+            off: off.filter_map(|word| FindingKind::named(word)).collect(),
+            ..Thresholds::default()
+        }
     }
 }
 
@@ -167,6 +179,7 @@ impl Default for DetectConfig {
             keep: Duration::from_secs(300),
             min_cores: 0.5,
             functions: Sensitivity::default(),
+            off: Vec::new(),
         }
     }
 }
@@ -347,7 +360,7 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let listen = self.listen_address()?;
         let detect = &self.detect;
-        let rules: [Rule; 7] = [
+        let rules: [Rule; 8] = [
             (
                 "data",
                 self.data.display().to_string(),
@@ -392,6 +405,15 @@ impl Config {
                 detect.min_cores.to_string(),
                 detect.min_cores.is_finite() && detect.min_cores > 0.0,
                 "it must be a number above 0",
+            ),
+            (
+                "detect.off",
+                detect.off.join(","),
+                detect
+                    .off
+                    .iter()
+                    .all(|word| FindingKind::named(word).is_some()),
+                "it must list kinds of alerts, such as memory_leak or sibling_outlier",
             ),
         ];
         for (key, value, holds, reason) in rules.into_iter().chain(self.store.rules(&self.data)) {
@@ -515,6 +537,7 @@ mod tests {
             "keep",
             "min_cores",
             "functions",
+            "off",
             "url",
             "timeout",
             "enabled",
@@ -602,6 +625,7 @@ mod tests {
             ("[detect]\nfor = \"10s\"", None, "detect.for"),
             ("[detect]\nmin_cores = 0", None, "detect.min_cores"),
             ("[detect]\nmin_cores = nan", None, "detect.min_cores"),
+            ("[detect]\noff = [\"leaks\"]", None, "detect.off"),
             ("[hook]\nurl = \"localhost:9\"", None, "hook.url"),
             ("[hook]\ntimeout = \"0s\"", None, "hook.timeout"),
             ("[[hook.receivers]]\nkind = \"slack\"", None, "its name"),

@@ -3,8 +3,26 @@
 //! A detector says what one row shows. How long it must last, and what becomes
 //! of it then, is left to [`crate::alert`].
 
+//!
+//! | kind | judged | told when, by the defaults of [`defaults`] |
+//! |---|---|---|
+//! | `spin` | each step of a series | [`spin::SpinSettings`] |
+//! | `regression`, `improvement`, `new_hot_function`, `drift` | ten minutes and hours of a service | [`shift::ShiftSettings`] |
+//! | `memory_leak`, `thread_leak` | ten minutes and hours of a series | [`leak::LeakSettings`] |
+//! | `sibling_outlier` | ten minutes of the series of a version | [`sibling::SiblingSettings`] |
+//! | `silent` | ten minutes of a series, and who is connected | [`silent::SilentSettings`] |
+//! | `gc_pressure` | ten minutes of a service | [`gc::CollectionSettings`] |
+
 pub mod catalogue;
+pub mod defaults;
+pub mod gc;
+pub mod growth;
+pub mod leak;
+mod measure;
+pub mod past;
 pub mod shift;
+pub mod sibling;
+pub mod silent;
 pub mod spin;
 
 use std::fmt;
@@ -12,6 +30,8 @@ use std::fmt;
 use proto::stack::FrameKind;
 use proto::window::Window;
 
+pub use self::defaults::Thresholds;
+pub use self::measure::{Measure, Quantity};
 use self::shift::Shift;
 use crate::feature::{PathFrame, SeriesRow, ServiceRow};
 
@@ -31,6 +51,32 @@ pub enum FindingKind {
     NewHotFunction,
     /// A function has been taking more from day to day.
     Drift,
+    /// A process takes memory and does not give it back.
+    MemoryLeak,
+    /// A process starts threads that do not end.
+    ThreadLeak,
+    /// A pod takes much more CPU time than others of its version.
+    SiblingOutlier,
+    /// No profile comes of a pod although it should.
+    Silent,
+    /// Collecting garbage takes much of the CPU time.
+    GcPressure,
+}
+
+/// Rows that a kind of finding is judged by. Alerts of one basis are judged together:
+/// only its rows say that they are over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// Steps of series.
+    Series,
+    /// What a service spends on its functions in ten minutes, beside what it spent.
+    Functions,
+    /// What a service spends on collecting garbage in ten minutes.
+    Collection,
+    /// What the series of a service take in ten minutes.
+    Pods,
+    /// Who sent something in ten minutes, and who is connected.
+    Presence,
 }
 
 /// How bad a kind of finding is.
@@ -57,12 +103,17 @@ impl Severity {
 
 impl FindingKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 10] = [
         Self::Spin,
         Self::Regression,
         Self::Improvement,
         Self::NewHotFunction,
         Self::Drift,
+        Self::MemoryLeak,
+        Self::ThreadLeak,
+        Self::SiblingOutlier,
+        Self::Silent,
+        Self::GcPressure,
     ];
 
     /// The word that the API, labels and identities use; never changes.
@@ -73,6 +124,11 @@ impl FindingKind {
             Self::Improvement => "improvement",
             Self::NewHotFunction => "new_hot_function",
             Self::Drift => "drift",
+            Self::MemoryLeak => "memory_leak",
+            Self::ThreadLeak => "thread_leak",
+            Self::SiblingOutlier => "sibling_outlier",
+            Self::Silent => "silent",
+            Self::GcPressure => "gc_pressure",
         }
     }
 
@@ -86,8 +142,32 @@ impl FindingKind {
     pub const fn severity(self) -> Severity {
         match self {
             Self::Spin => Severity::Critical,
-            Self::Regression | Self::NewHotFunction => Severity::Warning,
+            Self::Regression
+            | Self::NewHotFunction
+            | Self::MemoryLeak
+            | Self::ThreadLeak
+            | Self::SiblingOutlier
+            | Self::Silent
+            | Self::GcPressure => Severity::Warning,
             Self::Improvement | Self::Drift => Severity::Info,
+        }
+    }
+
+    /// Whether its alerts are about one pod each.
+    pub const fn is_of_pod(self) -> bool {
+        matches!(self, Self::SiblingOutlier | Self::Silent)
+    }
+
+    /// The rows that it is judged by.
+    pub const fn basis(self) -> Basis {
+        match self {
+            Self::Spin => Basis::Series,
+            Self::Regression | Self::Improvement | Self::NewHotFunction | Self::Drift => {
+                Basis::Functions
+            }
+            Self::MemoryLeak | Self::ThreadLeak | Self::SiblingOutlier => Basis::Pods,
+            Self::Silent => Basis::Presence,
+            Self::GcPressure => Basis::Collection,
         }
     }
 }
@@ -137,6 +217,8 @@ pub struct Finding {
     pub throttled_share: f64,
     /// What a function cost before, where the finding is about that.
     pub shift: Option<Shift>,
+    /// What is measured, where the finding is about that.
+    pub measure: Option<Measure>,
 }
 
 impl Finding {
@@ -162,7 +244,41 @@ impl Finding {
             top_leaves: Vec::new(),
             throttled_share: 0.0,
             shift: Some(shift.clone()),
+            measure: None,
         }
+    }
+
+    /// What a number shows in `step`, without frames and without CPU time. `identity`
+    /// tells findings of one kind and service apart.
+    pub fn of_measure(
+        kind: FindingKind,
+        level: Level,
+        step: Window,
+        identity: &[String],
+        measure: Measure,
+    ) -> Self {
+        Self {
+            kind,
+            level,
+            step,
+            path: Vec::new(),
+            identity: identity.to_vec(),
+            cores: 0.0,
+            samples: 0,
+            wait_share: 0.0,
+            progress_share: None,
+            leaf_eff: 0.0,
+            top_leaves: Vec::new(),
+            throttled_share: 0.0,
+            shift: None,
+            measure: Some(measure),
+        }
+    }
+
+    /// When it began, nanoseconds since 1970, where that is before its step.
+    pub fn onset_ns(&self) -> Option<i64> {
+        let shift = self.shift.as_ref().map(|shift| shift.onset_ns);
+        shift.or(self.measure.as_ref().map(|measure| measure.since_ns))
     }
 }
 

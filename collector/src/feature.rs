@@ -2,11 +2,12 @@
 //!
 //! Per series a [`SeriesRow`]: totals, facts and spin candidates, searched on
 //! the call tree. Per service and version a [`ServiceRow`]: counts of the
-//! largest functions. Pure: rows are computed from trees of sample counts;
+//! largest functions. Coarser rows are in [`coarse`] and [`pods`]. Pure: rows are computed from trees of sample counts;
 //! storing them is left to the store. See [`codec`] for bytes and keys.
 
 pub mod coarse;
 pub mod codec;
+pub mod pods;
 
 use proto::labels::{LabelSet, POD, VERSION};
 use proto::profile::Facts;

@@ -135,6 +135,8 @@ pub struct AlertShape {
     pub cores: f64,
     /// Share of the leaves that wait, 0 to 1.
     pub wait_share: Option<f64>,
+    /// What is measured, where the alert is about that.
+    pub measure: Option<MeasureShape>,
     /// When it began, RFC 3339.
     pub since: String,
     /// When it fired.
@@ -155,6 +157,14 @@ pub struct AlertShape {
     pub summary: String,
     /// Links by name.
     pub links: BTreeMap<String, serde_json::Value>,
+}
+
+/// The number that an alert is about.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct MeasureShape {
+    /// What it is, for example `memory_bytes`.
+    pub quantity: String,
 }
 
 /// A frame of an alert's path.

@@ -7,6 +7,7 @@
 //! after a restart, or when a late window arrives.
 
 mod coarse;
+mod pods;
 pub mod replay;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use self::coarse::Coarse;
+use crate::agents::Agents;
 use crate::alert::Alerts;
 use crate::detect::catalogue::Catalogue;
 use crate::detect::spin::{self, SpinSettings};
@@ -79,6 +81,7 @@ impl Watch {
         directory: Arc<Directory>,
         dirty: Arc<Dirty>,
         alerts: Arc<Alerts>,
+        agents: Arc<Agents>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
         catalogue: Catalogue,
@@ -88,6 +91,7 @@ impl Watch {
             Arc::clone(&store),
             Arc::clone(&directory),
             Arc::clone(&alerts),
+            agents,
             dirty.step_s(),
         );
         Self {

@@ -136,6 +136,7 @@ impl<'a> Pod<'a> {
             public_url: String::new(),
             hooks: Arc::default(),
             shift: ShiftSettings::default(),
+            thresholds: collector::detect::Thresholds::default(),
         };
         let spin = SpinDetector::default();
         let store = Arc::<MemoryState>::default();

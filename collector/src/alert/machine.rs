@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::acknowledge::Acknowledged;
 use super::{AlertState, Service};
 use crate::detect::shift::Shift;
-use crate::detect::{Finding, FindingKind, Level, Severity};
+use crate::detect::{Basis, Finding, FindingKind, Level, Measure, Severity};
 use crate::feature::PathFrame;
 
 /// A step that ended longer ago raises nothing new.
@@ -142,6 +142,9 @@ pub(super) struct Evidence {
     /// What the function cost before, where the alert is about that.
     #[serde(default)]
     pub(super) shift: Option<Shift>,
+    /// What is measured, where the alert is about that.
+    #[serde(default)]
+    pub(super) measure: Option<Measure>,
 }
 
 /// What came of a step.
@@ -229,9 +232,16 @@ impl Record {
         FindingKind::named(&self.kind).map_or(Severity::Warning, FindingKind::severity)
     }
 
-    /// Whether the service is judged as a whole, and not its pods.
-    pub(super) fn is_of_service(&self) -> bool {
-        self.evidence.shift.is_some()
+    /// Whether rows of an instance that does not show it say that it is over: where it is
+    /// about one pod, only those of that pod do.
+    pub(super) fn is_about(&self, instance: &str) -> bool {
+        let is_of_pod = FindingKind::named(&self.kind).is_some_and(FindingKind::is_of_pod);
+        !is_of_pod || self.instances.contains_key(instance)
+    }
+
+    /// The rows that it is judged by.
+    pub(super) fn basis(&self) -> Basis {
+        FindingKind::named(&self.kind).map_or(Basis::Series, FindingKind::basis)
     }
 
     /// Whether it may still change.
@@ -344,7 +354,7 @@ impl Record {
             *known = Instance {
                 pod: sight.pod.to_owned(),
                 positive: true,
-                run_ns: finding.shift.as_ref().map_or(start, |shift| shift.onset_ns),
+                run_ns: finding.onset_ns().unwrap_or(start),
                 ..Instance::default()
             };
         }
@@ -436,10 +446,15 @@ impl Evidence {
         self.throttled_share = mean(self.throttled_share, finding.throttled_share);
         self.samples = samples;
         self.shift.clone_from(&finding.shift);
+        self.measure.clone_from(&finding.measure);
         self.top_leaves.clone_from(&finding.top_leaves);
         if state == AlertState::Pending || self.path.is_empty() {
             self.path.clone_from(&finding.path);
-            self.anchor = finding.identity.last().cloned().unwrap_or_default();
+            // What is measured is of no function; its identity is a pod, if anything.
+            self.anchor = match finding.measure {
+                Some(_) => String::new(),
+                None => finding.identity.last().cloned().unwrap_or_default(),
+            };
         }
     }
 }

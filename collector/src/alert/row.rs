@@ -10,8 +10,13 @@ use crate::feature::SeriesRow;
 /// Names the instance that sent `row`: its pod, so that a new version of a pod
 /// continues the old one, or its series where there are no pods.
 pub(super) fn instance(row: &SeriesRow) -> String {
-    match row.pod.as_str() {
-        "" => format!("series {:016x}", row.series),
+    instance_of(&row.pod, row.series)
+}
+
+/// As [`instance`], of a series in `pod`.
+pub(crate) fn instance_of(pod: &str, series: u64) -> String {
+    match pod {
+        "" => format!("series {series:016x}"),
         pod => format!("pod {pod}"),
     }
 }

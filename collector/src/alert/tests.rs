@@ -36,6 +36,7 @@ fn open(store: &Arc<Memory>) -> Alerts {
         public_url: "http://c:4040".to_owned(),
         hooks: hooks(&shared),
         shift: ShiftSettings::default(),
+        thresholds: Thresholds::default(),
     };
     let spin = Box::<SpinDetector>::default();
     Alerts::open(shared, settings, vec![spin], Arc::default()).unwrap()
@@ -437,6 +438,7 @@ fn what_could_not_be_written_is_judged_anew() {
         public_url: String::new(),
         hooks: hooks(&shared),
         shift: ShiftSettings::default(),
+        thresholds: Thresholds::default(),
     };
     let alerts = Alerts::open(
         shared,

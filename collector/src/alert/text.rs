@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use proto::window::UnixNanos;
 
 use super::machine::Record;
-use super::{Alert, AlertShift};
+use super::{Alert, AlertShift, sentence};
 use crate::detect::FindingKind;
 use crate::detect::shift::Shift;
 use crate::time_range::{length, rfc3339};
@@ -36,12 +36,14 @@ pub(super) fn view(record: &Record, public_url: &str) -> Alert {
         anchor: evidence.anchor.clone(),
         cores: evidence.cores,
         title: title(record),
-        wait_share: evidence.shift.is_none().then_some(evidence.wait_share),
+        wait_share: (evidence.shift.is_none() && evidence.measure.is_none())
+            .then_some(evidence.wait_share),
         progress_share: evidence.progress_share,
         leaf_eff: evidence.leaf_eff,
         throttled_share: evidence.throttled_share,
         top_leaves: evidence.top_leaves.clone(),
         shift: evidence.shift.as_ref().map(shift_view),
+        measure: evidence.measure.as_ref().map(sentence::view),
         samples: evidence.samples,
         since: time(record.onset_ns),
         last_seen: time(record.positive_ns),
@@ -63,6 +65,9 @@ pub(super) fn view(record: &Record, public_url: &str) -> Alert {
 
 /// The headline.
 fn title(record: &Record) -> String {
+    if let Some(measure) = &record.evidence.measure {
+        return sentence::title(record, measure);
+    }
     let (service, function) = (&record.service, anchor(record));
     let cores = record.evidence.cores;
     let happened = match FindingKind::named(&record.kind) {
@@ -70,7 +75,15 @@ fn title(record: &Record) -> String {
         Some(FindingKind::Improvement) => "became cheaper",
         Some(FindingKind::NewHotFunction) => "is new and hot",
         Some(FindingKind::Drift) => "becomes dearer from day to day",
-        Some(FindingKind::Spin) | None => {
+        Some(
+            FindingKind::Spin
+            | FindingKind::MemoryLeak
+            | FindingKind::ThreadLeak
+            | FindingKind::SiblingOutlier
+            | FindingKind::Silent
+            | FindingKind::GcPressure,
+        )
+        | None => {
             return format!("{service} spins in {function}: {cores:.2} cores");
         }
     };
@@ -156,9 +169,11 @@ fn version(record: &Record) -> String {
 }
 
 fn summary(record: &Record) -> String {
-    match &record.evidence.shift {
-        Some(shift) => shift_sentence(record, shift),
-        None => spin_sentence(record),
+    let evidence = &record.evidence;
+    match (&evidence.shift, &evidence.measure) {
+        (Some(shift), _) => shift_sentence(record, shift),
+        (None, Some(measure)) => sentence::summary(record, measure, &version(record)),
+        (None, None) => spin_sentence(record),
     }
 }
 
@@ -223,7 +238,11 @@ fn links(record: &Record, public_url: &str) -> BTreeMap<String, String> {
     };
     let since = rfc3339(UnixNanos::new(record.onset_ns));
     let until = rfc3339(UnixNanos::new(record.positive_ns));
-    let focus = format!("^{}$", regex::escape(anchor(record)));
+    // What is measured is of no function.
+    let focus = match record.evidence.measure {
+        Some(_) => None,
+        None => Some(format!("^{}$", regex::escape(anchor(record)))),
+    };
     let url = |path: &str, more: &[(&str, &str)]| {
         let mut link = format!("{}{path}", public_url.trim_end_matches('/'));
         let range = [("since", since.as_str()), ("until", until.as_str())];
@@ -235,11 +254,15 @@ fn links(record: &Record, public_url: &str) -> BTreeMap<String, String> {
         }
         link
     };
-    let query = format!(
-        "collector query --service {} --since {since} --until {until} --focus {}",
+    let mut query = format!(
+        "collector query --service {} --since {since} --until {until}",
         quoted(&service),
-        quoted(&focus),
     );
+    let mut page = vec![("name", service.as_str())];
+    if let Some(focus) = &focus {
+        query.push_str(&format!(" --focus {}", quoted(focus)));
+        page.push(("focus", focus));
+    }
     let mut links = BTreeMap::new();
     if record.evidence.shift.is_some() {
         let of = [
@@ -251,10 +274,7 @@ fn links(record: &Record, public_url: &str) -> BTreeMap<String, String> {
     }
     links.extend([
         ("query".to_owned(), query),
-        (
-            "flamegraph".to_owned(),
-            url("/service", &[("name", &service), ("focus", &focus)]),
-        ),
+        ("flamegraph".to_owned(), url("/service", &page)),
         (
             "pprof".to_owned(),
             url(

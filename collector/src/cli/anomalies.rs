@@ -303,7 +303,10 @@ fn list(alerts: &[AlertShape], now: UnixNanos, style: &Style) -> String {
             alert.id.clone(),
             alert.kind.clone(),
             alert.full_name(),
-            format!("{:.2}", alert.cores),
+            match alert.measure {
+                Some(_) if alert.cores == 0.0 => "-".to_owned(),
+                _ => format!("{:.2}", alert.cores),
+            },
             since(&alert.since, now),
             alert.summary.clone(),
         ]);
@@ -334,7 +337,9 @@ fn details(alert: &AlertShape, now: UnixNanos, style: &Style) -> String {
     };
     fact("id", &alert.id);
     fact("severity", &alert.severity);
-    fact("cores", &format!("{:.2}", alert.cores));
+    if alert.measure.is_none() || alert.cores > 0.0 {
+        fact("cores", &format!("{:.2}", alert.cores));
+    }
     let before = alert
         .baseline_cores
         .map(|cores| format!("{cores:.2} cores"));
@@ -396,6 +401,32 @@ mod tests {
         "]]
         .assert_eq(&list(&[alert], NOW, &Style::default()));
         assert_eq!(list(&[], NOW, &Style::default()), "no alerts\n");
+    }
+
+    #[test]
+    fn an_alert_about_a_number_shows_no_cores_and_no_path() {
+        let alert = AlertShape::parse(
+            r#"{"id":"a2","kind":"memory_leak","state":"firing","severity":"warning",
+            "service":"shop","cores":0.0,"measure":{"quantity":"memory_bytes","now":7e8,"before":5e8,
+            "per_hour":5e6,"pod":"a"},"since":"1970-01-01T00:16:40Z","pods":["a"],
+            "summary":"Memory of a grew."}"#,
+        );
+        let alert = alert.unwrap();
+        expect_test::expect![[r"
+            memory_leak firing in shop
+            Memory of a grew.
+
+            id        a2
+            severity  warning
+            since     1970-01-01T00:16:40Z (5m ago)
+            pods      a
+        "]]
+        .assert_eq(&details(&alert, NOW, &Style::default()));
+        expect_test::expect![[r"
+            STATE   ID  KIND         SERVICE  CORES  SINCE   WHAT
+            firing  a2  memory_leak  shop         -  5m ago  Memory of a grew.
+        "]]
+        .assert_eq(&list(&[alert], NOW, &Style::default()));
     }
 
     #[test]

@@ -129,6 +129,7 @@ impl Detector for SpinDetector {
                 top_leaves: candidate.top_leaves.clone(),
                 throttled_share: throttled_share(row),
                 shift: None,
+                measure: None,
             })
             .collect()
     }

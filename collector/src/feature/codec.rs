@@ -9,6 +9,8 @@
 //! numbers as 8 bytes little endian. Decoding believes no length beyond the
 //! bytes at hand and takes nothing after the end.
 
+mod pods;
+
 use proto::profile::Facts;
 use proto::stack::FrameKind;
 use proto::window::{UnixNanos, Window};
@@ -25,6 +27,10 @@ pub const SERVICE_ROW: u8 = 2;
 pub const TEN_MINUTES_ROW: u8 = 3;
 /// First key byte of a [`ServiceRow`] over an hour of all versions.
 pub const HOUR_ROW: u8 = 4;
+/// First key byte of a [`super::pods::PodsRow`] over ten minutes.
+pub const TEN_MINUTES_PODS: u8 = 5;
+/// First key byte of a [`super::pods::PodsRow`] over an hour.
+pub const HOUR_PODS: u8 = 6;
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 17;
 /// First key byte of the rows of `grain`.
@@ -64,6 +70,12 @@ pub fn key(kind: u8, service: u32, start: UnixNanos, discriminator: u32) -> [u8;
         *to = from;
     }
     key
+}
+
+/// Start of the step that a key is of, in seconds since 1970; `None` if it is no key.
+pub fn start_s(key: &[u8]) -> Option<u64> {
+    let seconds = key.get(5..13)?.first_chunk::<8>()?;
+    Some(u64::from_be_bytes(*seconds))
 }
 
 /// Beginning of every key of `kind` of a service.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::notice::{Notice, Texts};
 use super::template::Words;
 use crate::alert::Alert;
+use crate::detect::FindingKind;
 
 /// `endsAt` of an alert that has not ended.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -42,15 +43,14 @@ struct Told<'a> {
     fingerprint: &'a str,
 }
 
-/// `spin` as `TepuiSpin`.
+/// `spin` as `TepuiSpin`, `memory_leak` as `TepuiMemoryLeak`.
 fn alertname(kind: &str) -> String {
-    let mut letters = kind.chars();
-    let first = letters.next().map(|c| c.to_ascii_uppercase());
-    format!(
-        "Tepui{}{}",
-        first.map(String::from).unwrap_or_default(),
-        letters.as_str()
-    )
+    let words = kind.split('_').map(|word| {
+        let mut letters = word.chars();
+        let first = letters.next().map(|c| c.to_ascii_uppercase());
+        first.into_iter().chain(letters).collect::<String>()
+    });
+    format!("Tepui{}", words.collect::<String>())
 }
 
 /// The identity of `alert`.
@@ -60,8 +60,16 @@ pub(super) fn labels(alert: &Alert) -> Texts {
         ("kind", alert.kind.clone()),
         ("severity", alert.severity.clone()),
         ("service", alert.service.clone()),
-        ("frame", alert.anchor.clone()),
     ]);
+    if !alert.anchor.is_empty() {
+        labels.insert("frame", alert.anchor.clone());
+    }
+    // Alerts of other kinds are of several pods, which come and go.
+    if let Some(measure) = &alert.measure
+        && FindingKind::named(&alert.kind).is_some_and(FindingKind::is_of_pod)
+    {
+        labels.insert("pod", measure.pod.clone());
+    }
     if !alert.namespace.is_empty() {
         labels.insert("namespace", alert.namespace.clone());
     }

@@ -177,6 +177,7 @@ fn samples() -> [Notice; 2] {
             throttled_share: 0.0,
             top_leaves: vec![("runtime.selectgo".to_owned(), 0.7)],
             shift: None,
+            measure: None,
             samples: 10,
             since: time.clone(),
             last_seen: time.clone(),

@@ -91,6 +91,7 @@ fn alert(id: &str, resolved: bool) -> Alert {
         title: "logger spins in main.startSink: 0.94 cores".to_owned(),
         wait_share: Some(0.99),
         shift: None,
+        measure: None,
         progress_share: None,
         leaf_eff: 4.0,
         throttled_share: 0.0,

@@ -257,6 +257,7 @@ fn limited(max_nodes: usize, tree_bytes: usize) -> Bench {
         public_url: String::new(),
         hooks: Arc::new(hooks.unwrap()),
         shift: crate::detect::shift::ShiftSettings::default(),
+        thresholds: crate::detect::Thresholds::default(),
     };
     let reader = RangeReader::new(
         Arc::clone(&shared),

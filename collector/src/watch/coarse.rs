@@ -11,6 +11,8 @@ use proto::status::chain;
 use proto::window::UnixNanos;
 use tracing::error;
 
+use super::pods::{ByService, Pods};
+use crate::agents::Agents;
 use crate::alert::Alerts;
 use crate::detect::shift::baseline::Baseline;
 use crate::directory::Directory;
@@ -22,6 +24,8 @@ use crate::store::{ServiceId, ServiceKey, Store, StoreError};
 /// How far back rows are written again after a start.
 const LOOK_BACK_S: u64 = 7 * Grain::TenMinutes.length_s();
 const HOUR_S: u64 = Grain::Hour.length_s();
+/// Hours that say what collecting garbage usually takes.
+const DAY_HOURS: u64 = 24;
 
 /// Writes and judges coarse rows.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub(super) struct Coarse {
     step_s: u64,
     /// Services with a fine row that is in no coarse one yet, by ten minutes.
     touched: Mutex<BTreeMap<u64, BTreeSet<ServiceId>>>,
+    pods: Pods,
 }
 
 impl Coarse {
@@ -40,9 +45,18 @@ impl Coarse {
         store: Arc<dyn Store>,
         directory: Arc<Directory>,
         alerts: Arc<Alerts>,
+        agents: Arc<Agents>,
         step_s: u64,
     ) -> Self {
+        let pods = Pods::new(
+            Arc::clone(&store),
+            Arc::clone(&directory),
+            Arc::clone(&alerts),
+            agents,
+            step_s,
+        );
         Self {
+            pods,
             store,
             directory,
             alerts,
@@ -80,9 +94,10 @@ impl Coarse {
     /// Looks at the ten minutes that are over.
     pub(super) fn turn(&self, settled_s: u64, now: UnixNanos) {
         let mut is_full = false;
+        let attending = self.pods.attending(now);
         while !is_full && let Some((bucket, services)) = self.take(settled_s) {
             for service in services {
-                match self.look(service, bucket, now) {
+                match self.look(service, bucket, &attending, now) {
                     Ok(()) | Err(StoreError::Deleted) => {}
                     Err(failure) => {
                         error!(error = chain(&failure), "rows of ten minutes not kept");
@@ -96,18 +111,28 @@ impl Coarse {
                 }
             }
         }
+        if !is_full {
+            self.pods.turn(settled_s, &attending, now);
+        }
     }
 
-    fn look(&self, service: ServiceId, bucket: u64, now: UnixNanos) -> Result<(), StoreError> {
+    fn look(
+        &self,
+        service: ServiceId,
+        bucket: u64,
+        attending: &ByService,
+        now: UnixNanos,
+    ) -> Result<(), StoreError> {
+        let Some(key) = self.directory.service_key(service) else {
+            return Ok(());
+        };
+        self.pods.look((service, &key), bucket, attending, now)?;
         let Some(row) = self.added(service, bucket, Grain::TenMinutes)? else {
             return Ok(());
         };
         // The hour is whole with its last row; until then it lacks some.
         self.added(service, Grain::Hour.floor_s(bucket), Grain::Hour)?;
-        match self.directory.service_key(service) {
-            Some(key) => judge(&*self.store, &self.alerts, (service, &key), &row, now),
-            None => Ok(()),
-        }
+        judge(&*self.store, &self.alerts, (service, &key), &row, now)
     }
 
     /// Adds up the row of `grain` that begins at `start_s`, and writes it.
@@ -178,5 +203,14 @@ pub(super) fn judge(
     let baseline = Baseline::find(this_hour, |start_s| {
         rows(store, service, start_s, codec::HOUR_ROW)
     })?;
-    alerts.observe_shifts(key, row, hour.as_ref(), baseline.as_ref(), now)
+    alerts.observe_shifts(key, row, hour.as_ref(), baseline.as_ref(), now)?;
+    let day = || -> Result<Vec<ServiceRow>, StoreError> {
+        let mut hours = Vec::new();
+        for back in 1..=DAY_HOURS {
+            let start_s = this_hour.saturating_sub(back * HOUR_S);
+            hours.extend(rows(store, service, start_s, codec::HOUR_ROW)?);
+        }
+        Ok(hours)
+    };
+    alerts.observe_collection(key, row, day, now)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proto::window::{UnixNanos, Window};
 
-use super::coarse;
+use super::{coarse, pods};
 use crate::alert::Alerts;
 use crate::feature::coarse::Grain;
 use crate::feature::{SeriesRow, codec};
@@ -45,6 +45,11 @@ pub fn replay(
             if let Some(row) = row {
                 coarse::judge(store, alerts, (service, key), &row, now)?;
             }
+            let ten = (coarse_at, coarse_at.saturating_add(ten_minutes));
+            if let Some(row) = pods::rows(store, service, codec::TEN_MINUTES_PODS, ten)?.pop() {
+                // Who was connected then is not known.
+                pods::judge(store, alerts, (service, key), &row, &[], now)?;
+            }
             coarse_at = coarse_at.saturating_add(ten_minutes);
         }
         alerts.tick(now)?;
@@ -57,7 +62,8 @@ fn looked_at(end_s: u64) -> UnixNanos {
     instant(end_s).saturating_add(LOOKED_AT)
 }
 
-fn series_rows(
+/// Rows of the series of a service for the step that begins at `start_s`.
+pub(super) fn series_rows(
     store: &dyn Store,
     service: ServiceId,
     start_s: u64,

@@ -112,7 +112,9 @@ pub(super) fn card(alert: &AlertShape, now: UnixNanos, brief: Brief) -> Html {
             ));
         }
     };
-    fact("costs", &format!("{:.2} cores", alert.cores));
+    if alert.measure.is_none() || alert.cores > 0.0 {
+        fact("costs", &format!("{:.2} cores", alert.cores));
+    }
     if let Some(baseline) = alert.baseline_cores {
         fact("before", &format!("{baseline:.2} cores"));
     }

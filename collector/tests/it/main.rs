@@ -17,6 +17,7 @@ mod hooks;
 mod hostile;
 mod http;
 mod ingest;
+mod measured;
 mod metrics;
 mod push;
 mod receiver;

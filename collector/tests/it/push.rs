@@ -138,6 +138,13 @@ impl Pusher {
         let _ended = self.requests.send(pb::PushRequest { body }).await;
     }
 
+    /// Says that nothing is waiting.
+    pub(crate) async fn heartbeat(&mut self) {
+        let body = Some(pb::push_request::Body::Heartbeat(pb::Heartbeat::default()));
+        // A stream that ended shows in the next answer.
+        let _ended = self.requests.send(pb::PushRequest { body }).await;
+    }
+
     /// The next answer; an error when the stream ends.
     pub(crate) async fn answer(&mut self) -> Result<Answer, tonic::Status> {
         match self.responses.message().await?.and_then(|r| r.body) {

@@ -14,7 +14,7 @@ use crate::server::Server;
 
 /// A clock that says what it is told.
 #[derive(Debug)]
-struct Told(AtomicI64);
+pub(crate) struct Told(pub(crate) AtomicI64);
 
 impl Clock for Told {
     fn now(&self) -> UnixNanos {
