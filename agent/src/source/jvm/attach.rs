@@ -419,8 +419,7 @@ impl<'a> Trigger<'a> {
             name.as_str(),
             AtFlags::SYMLINK_NOFOLLOW,
         );
-        let is_of_us =
-            found.is_ok_and(|found| found.st_uid == rustix::process::geteuid().as_raw());
+        let is_of_us = found.is_ok_and(|found| found.st_uid == rustix::process::geteuid().as_raw());
         if is_of_us && is_stale(&machine.tmp.path().join(&name)) {
             drop(Self {
                 machine,
