@@ -10,7 +10,7 @@ use super::SeriesRow;
 
 /// Most series of a [`PodsRow`]; of more those with the smallest hashes are kept, so
 /// that they are the same from row to row.
-pub const MAX_SERIES: usize = 2_000;
+pub const MAX_SERIES: usize = 500;
 
 /// The series of a service over `step`.
 #[derive(Clone, Debug, PartialEq, Eq)]
