@@ -6,6 +6,7 @@
 pub(crate) mod clock;
 pub(crate) mod heap;
 pub(crate) mod map;
+pub(crate) mod peek;
 pub(crate) mod period;
 pub(crate) mod redirect;
 pub(crate) mod wait;

@@ -179,6 +179,12 @@ impl Host {
             }
             _ => {}
         }
+        if self.may_trace() && self.uid != target.uid {
+            return format!(
+                "securityContext.runAsUser: {} for the agent: only its owner may open that file",
+                target.uid
+            );
+        }
         self.access_fix(target).unwrap_or_else(|| {
             "run the agent in the target's user namespace (hostUsers in the pod's spec)".to_owned()
         })
@@ -319,7 +325,7 @@ mod tests {
                 not dumpable: the target is not dumpable: start its program without file capabilities (setcap -r FILE) and without a change of user, or securityContext.runAsUser: 0 and capabilities.add: ["PERFMON", "SYS_PTRACE"] for the agent
                 Yama: sysctl -w kernel.yama.ptrace_scope=0 on the node, or securityContext.runAsUser: 0 and capabilities.add: ["SYS_PTRACE"] for the agent
                 Yama for good: kernel.yama.ptrace_scope is 3 until the machine is started again: nobody may read memory of others
-                traced: run the agent in the target's user namespace (hostUsers in the pod's spec)
+                traced: securityContext.runAsUser: 2000 for the agent: only its owner may open that file
             "#]],
         );
     }

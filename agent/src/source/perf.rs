@@ -213,10 +213,13 @@ impl PerfSampler {
     /// [`PerfError`] of the first, if none can be sampled.
     pub fn open(pids: &[i32], options: PerfOptions) -> Result<Self, PerfError> {
         raise_descriptor_limit();
+        let first = pids.first().copied().unwrap_or(0);
+        // A filter's refusal must not be taken for one of locked memory.
+        events::may_open().map_err(|source| failure(first, "open events for", source))?;
         let rings = CpuRings::open(events::online_cpus()).map_err(|source| {
             match source.raw_os_error() {
                 Some(libc::EPERM | libc::ENOMEM | libc::EAGAIN) => PerfError::Memlock(source),
-                _ => failure(pids.first().copied().unwrap_or(0), "map rings for", source),
+                _ => failure(first, "map rings for", source),
             }
         })?;
         let period_ns = period_ns(options.rate_hz);

@@ -137,6 +137,17 @@ fn is_out_of_locked_memory(error: &io::Error) -> bool {
     )
 }
 
+/// Asks whether events can be opened at all.
+///
+/// # Errors
+///
+/// What the kernel, or a filter before it, says.
+pub(super) fn may_open() -> io::Result<()> {
+    let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+    let opened = Builder::new(Software::DUMMY).observe_pid(own).build();
+    opened.map(drop)
+}
+
 /// The event's process is our own main thread, which lives as long as we do.
 fn silent_ring(cpu: usize, ring_bytes: usize) -> io::Result<Ring> {
     let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;

@@ -4,8 +4,9 @@
 //! Reading takes what attaching a debugger takes (`man 2 ptrace`, "Ptrace
 //! access mode checking"), though nothing is attached.
 
-use std::fs::File;
 use std::io;
+
+use crate::sys::peek::may_read_memory;
 
 const CAP_SYS_PTRACE: u32 = 19;
 
@@ -26,7 +27,7 @@ struct Circumstances {
 ///
 /// The kernel's refusal, or that the process is gone.
 pub(super) fn check(pid: i32) -> io::Result<()> {
-    File::open(format!("/proc/{pid}/mem")).map(drop)
+    may_read_memory(pid)
 }
 
 /// What to change so that the memory of process `pid` may be read.
