@@ -132,6 +132,18 @@ fn webhook(name: &str, url: &str) -> ReceiverConfig {
     }
 }
 
+/// A receiver that forgets, and is told of one service or of all.
+fn alertmanager(service: Option<&str>) -> ReceiverConfig {
+    ReceiverConfig {
+        kind: Some(ReceiverKind::Alertmanager),
+        matches: MatchConfig {
+            service: service.map(|service| vec![service.to_owned()]),
+            ..MatchConfig::default()
+        },
+        ..webhook("a", "http://127.0.0.1:9/")
+    }
+}
+
 fn open_with(store: &Arc<Memory>, clock: &Arc<Told>, receivers: Vec<ReceiverConfig>) -> Arc<Hooks> {
     let config = HookConfig {
         receivers,
@@ -340,14 +352,7 @@ async fn retry_after_is_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_receiver_that_forgets_hears_of_what_fires_each_minute_and_of_an_end_for_five() {
     let (store, clock): (Arc<Memory>, Arc<Told>) = Default::default();
-    let hooks = open_with(
-        &store,
-        &clock,
-        vec![ReceiverConfig {
-            kind: Some(ReceiverKind::Alertmanager),
-            ..webhook("a", "http://127.0.0.1:9/")
-        }],
-    );
+    let hooks = open_with(&store, &clock, vec![alertmanager(None)]);
     let script = Arc::new(Script {
         repeats: true,
         ..Script::default()
@@ -381,14 +386,7 @@ async fn a_receiver_that_forgets_hears_of_what_fires_each_minute_and_of_an_end_f
 #[tokio::test(start_paused = true)]
 async fn what_is_told_again_and_what_is_new_do_not_hold_up_each_other() {
     let (store, clock): (Arc<Memory>, Arc<Told>) = Default::default();
-    let hooks = open_with(
-        &store,
-        &clock,
-        vec![ReceiverConfig {
-            kind: Some(ReceiverKind::Alertmanager),
-            ..webhook("a", "http://127.0.0.1:9/")
-        }],
-    );
+    let hooks = open_with(&store, &clock, vec![alertmanager(None)]);
     add(&hooks, &store, "old", false);
     let told = Arc::new(Script {
         repeats: true,
@@ -444,14 +442,6 @@ async fn an_end_that_was_told_and_not_noted_is_told_once_more() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_meant_for_a_receiver_any_more_is_not_told_again() {
     let (store, clock): (Arc<Memory>, Arc<Told>) = Default::default();
-    let alertmanager = |service: Option<&str>| ReceiverConfig {
-        kind: Some(ReceiverKind::Alertmanager),
-        matches: MatchConfig {
-            service: service.map(|service| vec![service.to_owned()]),
-            ..MatchConfig::default()
-        },
-        ..webhook("a", "http://127.0.0.1:9/")
-    };
     let hooks = open_with(&store, &clock, vec![alertmanager(None)]);
     add(&hooks, &store, "1", false);
     let script = Arc::new(Script {
@@ -473,14 +463,7 @@ async fn what_is_not_meant_for_a_receiver_any_more_is_not_told_again() {
 #[tokio::test(start_paused = true)]
 async fn one_that_cannot_be_told_the_end_is_not_told_the_beginning_again() {
     let (store, clock): (Arc<Memory>, Arc<Told>) = Default::default();
-    let hooks = open_with(
-        &store,
-        &clock,
-        vec![ReceiverConfig {
-            kind: Some(ReceiverKind::Alertmanager),
-            ..webhook("a", "http://127.0.0.1:9/")
-        }],
-    );
+    let hooks = open_with(&store, &clock, vec![alertmanager(None)]);
     add(&hooks, &store, "1", false);
     add(&hooks, &store, "1", true);
     let script = Arc::new(Script {

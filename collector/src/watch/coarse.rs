@@ -191,26 +191,86 @@ pub(super) fn judge(
     row: &ServiceRow,
     now: UnixNanos,
 ) -> Result<(), StoreError> {
-    if !alerts.awaits_shifts(key, row.step.end()) {
-        return Ok(());
-    }
     let second = |time: UnixNanos| u64::try_from(time.seconds()).unwrap_or(0);
-    let last_hour = Grain::Hour
-        .floor_s(second(row.step.end()))
-        .saturating_sub(HOUR_S);
-    let hour = rows(store, service, last_hour, codec::HOUR_ROW)?.pop();
     let this_hour = Grain::Hour.floor_s(second(row.step.start()));
-    let baseline = Baseline::find(this_hour, |start_s| {
-        rows(store, service, start_s, codec::HOUR_ROW)
-    })?;
-    alerts.observe_shifts(key, row, hour.as_ref(), baseline.as_ref(), now)?;
+    let hour_row = |start_s| rows(store, service, start_s, codec::HOUR_ROW);
+    // A baseline is read only where it is asked for.
+    if alerts.awaits_shifts(key, row.step.end()) {
+        let last_hour = Grain::Hour
+            .floor_s(second(row.step.end()))
+            .saturating_sub(HOUR_S);
+        let hour = hour_row(last_hour)?.pop();
+        let baseline = Baseline::find(this_hour, hour_row)?;
+        alerts.observe_shifts(key, row, hour.as_ref(), baseline.as_ref(), now)?;
+    }
     let day = || -> Result<Vec<ServiceRow>, StoreError> {
         let mut hours = Vec::new();
         for back in 1..=DAY_HOURS {
-            let start_s = this_hour.saturating_sub(back * HOUR_S);
-            hours.extend(rows(store, service, start_s, codec::HOUR_ROW)?);
+            hours.extend(hour_row(this_hour.saturating_sub(back * HOUR_S))?);
         }
         Ok(hours)
     };
     alerts.observe_collection(key, row, day, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alert::{AlertFilter, Settings};
+    use crate::detect::Thresholds;
+    use crate::detect::shift::ShiftSettings;
+    use crate::feature::FunctionCount;
+    use crate::store::memory::MemoryState;
+    use crate::store::rocks::RocksStore;
+    use std::time::Duration;
+
+    #[test]
+    fn garbage_is_told_also_where_functions_are_not_judged() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = RocksStore::open(folder.path(), 1 << 20).unwrap();
+        let key = ServiceKey {
+            tenant: "anonymous".to_owned(),
+            namespace: String::new(),
+            service: "shop".to_owned(),
+        };
+        let count = |function: &str, samples| FunctionCount {
+            function: function.to_owned(),
+            flat: samples,
+            cum: samples,
+        };
+        let start_s = 1_795_910_400;
+        let row = ServiceRow {
+            step: range(start_s, start_s + 600).unwrap(),
+            version: String::new(),
+            period_ns: 10_000_000,
+            observed_ns: 600_000_000_000,
+            samples: 10_000,
+            functions: vec![
+                count("main.work", 5_500),
+                count("runtime.gcBgMarkWorker", 4_500),
+            ],
+            other_flat: 0,
+        };
+        for is_enabled in [true, false] {
+            let settings = Settings {
+                step: Duration::from_secs(60),
+                hold: Duration::from_secs(300),
+                keep: Duration::from_secs(300),
+                public_url: String::new(),
+                hooks: Arc::default(),
+                shift: ShiftSettings {
+                    is_enabled,
+                    ..ShiftSettings::default()
+                },
+                thresholds: Thresholds::default(),
+            };
+            let state: Arc<dyn crate::store::StateStore> = Arc::new(MemoryState::default());
+            let alerts = Alerts::open(state, settings, Vec::new(), Arc::default()).unwrap();
+            let now = instant(start_s + 620);
+            judge(&store, &alerts, (ServiceId(1), &key), &row, now).unwrap();
+            let told = alerts.list("anonymous", &AlertFilter::default());
+            let told: Vec<&str> = told.iter().map(|alert| alert.kind.as_str()).collect();
+            assert_eq!(told, ["gc_pressure"], "functions judged: {is_enabled}");
+        }
+    }
 }

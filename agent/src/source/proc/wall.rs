@@ -2,8 +2,8 @@
 //! was found doing stands for the time since the look before.
 //!
 //! The target is not stopped. States need no permission; the system call that a
-//! thread waits in is told only to who may trace it, so to the same user or
-//! with `SYS_PTRACE`.
+//! thread waits in is told only to who may trace it and read its files: to the
+//! same user, or with `SYS_PTRACE` and `DAC_READ_SEARCH`.
 //!
 //! While no thread of a process has run, none can have begun to wait for
 //! something else, so an idle process costs one system call per look. Of a
